@@ -1,0 +1,107 @@
+"""Every error code that leaves a room: stable name, transient or permanent, who can fix it.
+
+The code is the contract: clients, dashboards and retry policy switch on it, so a code is
+never renamed or reused. The sentence is what a person reads; it never contains user data.
+
+                 SafelightError
+                /              \\
+        Transient               Permanent
+   (same work may succeed    (same work fails again:
+     later: retried)           dead letter or refusal)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Fixer(StrEnum):
+    """Who can do something about an error."""
+
+    CALLER = "caller"  # the web product or its user: send something else
+    OPERATOR = "operator"  # whoever runs Safelight: configure, restore, replay
+    NOBODY = "nobody"  # the machine retries by itself
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCode:
+    """One row of the taxonomy. `status` is the HTTP status when the code answers a request."""
+
+    code: str
+    transient: bool
+    fixer: Fixer
+    status: int
+    title: str
+
+
+def _table(*rows: ErrorCode) -> dict[str, ErrorCode]:
+    table = {row.code: row for row in rows}
+    assert len(table) == len(rows), "an error code is listed twice"
+    return table
+
+
+_C, _O, _N = Fixer.CALLER, Fixer.OPERATOR, Fixer.NOBODY
+
+ERRORS: Final[dict[str, ErrorCode]] = _table(
+    #         code                       transient  who  HTTP  what a person reads
+    # -- asking -------------------------------------------------------------------------------
+    ErrorCode("UNAUTHENTICATED",          False, _C, 401, "The API key is missing or unknown."),
+    ErrorCode("NOT_FOUND",                False, _C, 404, "There is no such thing, or it is not yours."),
+    ErrorCode("REQUEST_INVALID",          False, _C, 422, "The request does not have the declared shape."),
+    ErrorCode("IDEMPOTENCY_KEY_REUSED",   False, _C, 422, "This Idempotency-Key was used for a different request."),
+    ErrorCode("PIPELINE_UNKNOWN",         False, _C, 422, "No pipeline has this name."),
+    ErrorCode("STYLE_UNKNOWN",            False, _C, 422, "No style has this name."),
+    # -- uploading ----------------------------------------------------------------------------
+    ErrorCode("UPLOAD_EMPTY",             False, _C, 422, "The file has no bytes."),
+    ErrorCode("UPLOAD_TOO_LARGE",         False, _C, 413, "The file is larger than this service accepts."),
+    ErrorCode("UPLOAD_INCOMPLETE",        False, _C, 400, "The body ended before the file was complete."),
+    ErrorCode("MEDIA_TYPE_UNSUPPORTED",   False, _C, 415, "The content is of no type that this pipeline accepts."),
+    # -- reading images -----------------------------------------------------------------------
+    ErrorCode("IMAGE_CORRUPT",            False, _C, 422, "The image cannot be decoded."),
+    ErrorCode("IMAGE_TOO_LARGE",          False, _C, 422, "The image has more pixels than this service accepts."),
+    ErrorCode("STYLE_INVALID",            False, _C, 422, "The style's LUT cannot be read."),
+    ErrorCode("DECODE_LIMIT",             False, _O, 422, "Decoding took more time or memory than one file may take."),
+    # -- working ------------------------------------------------------------------------------
+    ErrorCode("MESSAGE_INVALID",          False, _O, 500, "A message has no valid body."),
+    ErrorCode("INTERNAL",                 True,  _O, 500, "Something unforeseen went wrong."),
+    ErrorCode("STORAGE_UNAVAILABLE",      True,  _O, 503, "Object storage does not answer."),
+    ErrorCode("BROKER_UNAVAILABLE",       True,  _O, 503, "The message broker does not answer."),
+    ErrorCode("DATABASE_UNAVAILABLE",     True,  _O, 503, "The database does not answer."),
+    ErrorCode("SERVICE_UNAVAILABLE",      True,  _O, 503, "A service behind this address does not answer."),
+    ErrorCode("OBJECT_MISSING",           False, _O, 500, "A stored object that this work needs is gone."),
+    ErrorCode("PHASE_DEADLINE",           True,  _N, 504, "The phase did not end before its deadline."),
+    ErrorCode("JOB_DEADLINE",             False, _O, 504, "The job did not end before its deadline."),
+    # -- GPU calls ----------------------------------------------------------------------------
+    ErrorCode("CALL_DEADLINE",            True,  _N, 504, "The call did not end before its deadline and was stopped."),
+    ErrorCode("CALL_LOST",                True,  _N, 502, "The worker died while it ran the call."),
+    ErrorCode("FUNCTION_UNKNOWN",         False, _O, 500, "No GPU function has this name and version."),
+    ErrorCode("NO_PROVIDER",              True,  _O, 503, "No allowed provider is available for this function."),
+)  # fmt: skip
+
+
+class SafelightError(Exception):
+    """An error with a code from ERRORS. `detail` adds what a person needs; it never holds user data."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        self.row = ERRORS[code]
+        self.code = code
+        self.detail = detail or self.row.title
+        super().__init__(f"{code}: {self.detail}")
+
+    def __reduce__(self) -> tuple[type[SafelightError], tuple[str, str]]:
+        return type(self), (self.code, self.detail)  # so that it crosses a process boundary whole
+
+
+class Transient(SafelightError):
+    """The same work may succeed later."""
+
+
+class Permanent(SafelightError):
+    """The same work would fail again."""
+
+
+def error(code: str, detail: str = "") -> SafelightError:
+    """The exception of `code`, of the class that the table says. Raises KeyError for a code that is not listed."""
+    return (Transient if ERRORS[code].transient else Permanent)(code, detail)

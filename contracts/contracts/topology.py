@@ -1,0 +1,96 @@
+"""Streams and consumers as data. One owner creates them (`safelight topology apply`);
+services declare nothing and refuse to start when the broker differs from these tables.
+
+Read with it: the messaging design notes. Durations are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+MINUTE: Final = 60.0
+DAY: Final = 24 * 60 * MINUTE
+MIB: Final = 1024 * 1024
+
+BODY_BYTES_MAX: Final = 512 * 1024  # half of the broker's 1 MiB max_payload: headers and a dead letter's additions fit
+DUPLICATE_WINDOW_S: Final = 2 * MINUTE  # an aid for the relay, never the guarantee: the inbox is
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One JetStream stream, always on file storage.
+
+    `workqueue`: a message is gone once acked. `limits`: kept until `max_age_s`.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    retention: Literal["workqueue", "limits"]
+    max_age_s: float
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """One durable pull consumer. `owner` is the service that reads it.
+
+    `retry_s` are the delays that settle asks for after the first, second, ... failed delivery;
+    the last delivery becomes a dead letter. So max_deliver = len(retry_s) + 1.
+    `ack_wait_s` is how long a silent process keeps a message: settle sends in-progress
+    every third of it while a handler works.
+    `max_ack_pending` is the backpressure.
+    """
+
+    name: str
+    stream: str
+    owner: str
+    subjects: tuple[str, ...]
+    ack_wait_s: float
+    retry_s: tuple[float, ...]
+    max_ack_pending: int
+
+    @property
+    def max_deliver(self) -> int:
+        return len(self.retry_s) + 1
+
+
+_MAX_DELIVERIES: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
+
+# fmt: off
+#                        name          subjects        retention    kept      size
+COMMANDS: Final = Stream("COMMANDS",   ("cmd.>",),     "workqueue", 7 * DAY,  512 * MIB)
+EVENTS: Final = Stream("EVENTS",       ("evt.>",),     "limits",    7 * DAY,  1024 * MIB)
+DEAD: Final = Stream("DEAD",           ("dead.>",),    "limits",    90 * DAY, 512 * MIB)
+ADVISORIES: Final = Stream("ADVISORIES", (_MAX_DELIVERIES,), "limits", 30 * DAY, 64 * MIB)
+# fmt: on
+
+STREAMS: Final[tuple[Stream, ...]] = (COMMANDS, EVENTS, DEAD, ADVISORIES)
+
+# A command is retried by the orchestrator as a new attempt, so its deliveries only bridge a crash or an outage.
+_OUTAGE: Final = (1.0, 5.0, 15.0, 60.0)
+# An event has no attempt above it: its reader tries for about an hour before it becomes a dead letter.
+_PATIENT: Final = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0, *(5 * MINUTE,) * 11)
+
+_STATUS: Final = ("evt.upload.v1.received", "evt.job.v1.*", "evt.phase.v1.progressed")
+_INPUTS: Final = ("evt.upload.v1.received", "evt.phase.v1.succeeded", "evt.phase.v1.failed")
+
+# fmt: off
+CONSUMERS: Final[tuple[Consumer, ...]] = (
+    #        name                   stream         owner           subjects                 ack_wait  retry  pending
+    Consumer("ingest-analysis",     COMMANDS.name, "ingest",       ("cmd.analysis.v1.run",), 30.0, _OUTAGE,  64),
+    Consumer("gpu-bridge-calls",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.run.*",),    30.0, _OUTAGE,  256),
+    Consumer("output-render",       COMMANDS.name, "output",       ("cmd.render.v1.run.*",), 30.0, _OUTAGE,  64),
+    Consumer("orchestrator-inputs", EVENTS.name,   "orchestrator", _INPUTS,                  30.0, _PATIENT, 2000),
+    Consumer("orchestrator-dead",   DEAD.name,     "orchestrator", ("dead.cmd.>",),          30.0, _PATIENT, 256),
+    Consumer("output-projection",   EVENTS.name,   "output",       _STATUS,                  30.0, _PATIENT, 2000),
+)
+# fmt: on
+
+
+def consumer(name: str) -> Consumer:
+    """The row of that name. Raises KeyError."""
+    return _BY_NAME[name]
+
+
+_BY_NAME: Final = {row.name: row for row in CONSUMERS}

@@ -1,0 +1,36 @@
+"""What ingest says about files that came in."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar, Final
+from uuid import UUID
+
+from pydantic import Field, JsonValue
+
+from contracts.artifacts import ObjectRef
+from contracts.channel import Channel
+from contracts.message import Message
+from contracts.topology import EVENTS
+
+
+class UploadReceived(Message):
+    """One file is stored, checked by content, and waits for its job.
+
+    `attachments` are stored objects that the pipeline's phases read beside the original
+    (a style's LUT, pinned at this moment). `options` are the caller's choices, checked by ingest.
+    """
+
+    TYPE: ClassVar[str] = "upload.v1.received"
+
+    upload_id: UUID
+    job_id: UUID
+    tenant: str
+    pipeline: str
+    original: ObjectRef
+    attachments: dict[str, ObjectRef] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    received_at: datetime
+
+
+UPLOAD_RECEIVED: Final = Channel("evt.upload.v1.received", UploadReceived, EVENTS.name)

@@ -1,0 +1,171 @@
+"""What every HTTP surface shares: problem documents (RFC 9457) and API keys.
+
+Every error a client sees has a stable code from `contracts.errors`; what is unforeseen is
+INTERNAL, and its text stays in our logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from opentelemetry.trace import SpanKind
+from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
+
+from contracts.errors import ERRORS, SafelightError, error
+from contracts.message import HEADER_TRACE
+from runtime import logs, telemetry
+
+log = logs.get()
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem document. `code` is stable; `fixer` says who can do something about it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    fixer: str
+    trace_id: str | None = None
+    errors: list[dict[str, Any]] | None = None
+
+
+def problem_response(
+    problem: SafelightError, *, headers: Mapping[str, str] | None = None, errors: Any = None
+) -> JSONResponse:
+    """The answer that tells `problem`."""
+    row = problem.row
+    body = Problem(
+        type=f"urn:safelight:error:{row.code.lower().replace('_', '-')}",
+        title=row.title,
+        status=row.status,
+        detail=problem.detail,
+        code=row.code,
+        fixer=row.fixer,
+        trace_id=telemetry.trace_id(telemetry.traceparent()),
+        errors=errors,
+    )
+    extra = dict(headers or {})
+    if row.status == 401:
+        extra["WWW-Authenticate"] = "Bearer"
+    if row.status == 503:
+        extra.setdefault("Retry-After", "5")
+    return JSONResponse(
+        body.model_dump(exclude_none=True), row.status, headers=extra, media_type="application/problem+json"
+    )
+
+
+def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entry of a route that may answer with these error codes."""
+    by_status: dict[int | str, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(ERRORS[code].status, []).append(f"{code}: {ERRORS[code].title}")
+    schema = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": " ".join(texts), "content": schema} for status, texts in by_status.items()}
+
+
+class TraceRequests:
+    """ASGI middleware: one SERVER span per request, named by its route, under the caller's traceparent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in ("/live", "/ready"):
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def send_and_note(message: ASGIMessage) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        given = Headers(scope=scope).get(HEADER_TRACE)
+        with telemetry.span(scope["method"], traceparent=given, kind=SpanKind.SERVER) as span:
+            await self._app(scope, receive, send_and_note)
+            route = getattr(scope.get("route"), "path", "unknown")
+            span.update_name(f"{scope['method']} {route}")
+            span.set_attributes({"http.request.method": scope["method"], "http.route": route})
+            span.set_attribute("http.response.status_code", status)
+            if status >= 500:
+                telemetry.fail(span, str(status))
+
+
+def install(app: FastAPI) -> None:
+    """Trace every request of this app, and answer every error with a problem document."""
+    app.add_middleware(TraceRequests)
+
+    @app.exception_handler(SafelightError)
+    async def _known(_request: Request, problem: SafelightError) -> JSONResponse:
+        return problem_response(problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, problem: RequestValidationError) -> JSONResponse:
+        where = [{"where": [str(p) for p in e["loc"]], "what": e["msg"]} for e in problem.errors()]  # never the value
+        return problem_response(error("REQUEST_INVALID"), errors=where)
+
+    @app.exception_handler(HTTPException)
+    async def _http(_request: Request, problem: HTTPException) -> JSONResponse:
+        title = str(problem.detail)
+        return JSONResponse(
+            {"type": "about:blank", "title": title, "status": problem.status_code, "detail": title, "code": "HTTP"},
+            problem.status_code,
+            headers=dict(problem.headers or {}),
+            media_type="application/problem+json",
+        )
+
+    @app.exception_handler(Exception)
+    async def _unforeseen(request: Request, problem: Exception) -> JSONResponse:
+        route = request.scope.get("route")
+        log.error("http.unforeseen", route=getattr(route, "path", None), exc_info=problem)
+        return problem_response(error("INTERNAL"))
+
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer KEY`")
+
+
+class ApiKeys:
+    """`tenant:key,tenant:key` as a lookup; keys are held as hashes and compared in constant time."""
+
+    def __init__(self, pairs: str) -> None:
+        self._tenants: list[tuple[str, bytes]] = []
+        for pair in filter(None, (part.strip() for part in pairs.split(","))):
+            tenant, _, key = pair.partition(":")
+            if not tenant or len(key) < 16:
+                raise ValueError("SAFELIGHT_API_KEYS reads tenant:key,tenant:key with keys of 16 characters or more")
+            self._tenants.append((tenant, hashlib.sha256(key.encode()).digest()))
+
+    def tenant(self, key: str) -> str | None:
+        """Whose key this is, or None."""
+        digest = hashlib.sha256(key.encode()).digest()
+        found = None
+        for tenant, known in self._tenants:
+            if hmac.compare_digest(known, digest):
+                found = tenant
+        return found
+
+
+async def _tenant(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+    keys: ApiKeys = request.app.state.api_keys
+    tenant = keys.tenant(given.credentials) if given else None
+    if tenant is None:
+        raise error("UNAUTHENTICATED")
+    return tenant
+
+
+Tenant = Annotated[str, Depends(_tenant)]
+"""A route parameter: the tenant whose API key the request carries. Raises UNAUTHENTICATED."""

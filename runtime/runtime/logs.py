@@ -1,0 +1,73 @@
+"""Structured logs: one JSON object a line on stderr, static dotted event names, values as keys.
+
+`bind(job=..., phase=..., attempt=...)` puts keys on every line of the current task; the trace
+id is added from the current span. Uncaught library logs pass through the same renderer.
+No line holds user bytes, file names or text: log references and codes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from opentelemetry import trace
+from structlog.contextvars import bound_contextvars as bind
+
+__all__ = ["bind", "configure", "get"]
+
+
+def _trace_id(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        line.setdefault("trace_id", f"{context.trace_id:032x}")
+    return line
+
+
+def configure(service: str, level: str = "info") -> None:
+    """Route structlog and the standard library's logging through one JSON renderer on stderr."""
+
+    def _service(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        line["service"] = service
+        return line
+
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _service,
+        _trace_id,
+        structlog.processors.dict_tracebacks,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Request lines hold paths and query strings that people typed; our own spans carry the route instead.
+    logging.getLogger("uvicorn.access").disabled = True
+    for noisy in ("faststream", "urllib3", "httpx", "alembic", "uvicorn.error"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def get() -> structlog.stdlib.BoundLogger:
+    """A logger; event names are dotted and static (`outbox.swept`), values are keys."""
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+    return logger

@@ -1,0 +1,63 @@
+"""One engine per process, one schema per service.
+
+Handlers never commit: the edge that opened the transaction does.
+Hot paths use `conn.exec_driver_sql` with arrays (`unnest`), the rest SQLAlchemy Core.
+"""
+
+from __future__ import annotations
+
+import re
+
+import asyncpg
+from sqlalchemy import MetaData
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from contracts.errors import Transient, error
+
+# Constraint names that migrations can rely on.
+_NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def schema_metadata(schema: str) -> MetaData:
+    """The MetaData under which a service declares all its tables."""
+    return MetaData(schema=schema, naming_convention=_NAMES)
+
+
+def driver_url(url: str) -> str:
+    """`postgresql://...` for SQLAlchemy's asyncpg dialect."""
+    return re.sub(r"^postgres(ql)?(\+asyncpg)?://", "postgresql+asyncpg://", url)
+
+
+def create_engine(url: str, *, service: str, connections_max: int = 5) -> AsyncEngine:
+    """An engine whose connections are checked before use, so that a database restart costs no request."""
+    return create_async_engine(
+        driver_url(url),
+        pool_size=1,
+        max_overflow=connections_max - 1,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        connect_args={"server_settings": {"application_name": f"safelight-{service}"}, "timeout": 5},
+    )
+
+
+async def check(engine: AsyncEngine) -> None:
+    """Readiness. Raises Transient DATABASE_UNAVAILABLE."""
+    try:
+        async with engine.connect() as conn:
+            await conn.exec_driver_sql("SELECT 1")
+    except (DBAPIError, OSError, asyncpg.PostgresError, TimeoutError) as problem:
+        raise unavailable() from problem
+
+
+def unavailable() -> Transient:
+    """The error that a lost database is told as."""
+    problem = error("DATABASE_UNAVAILABLE")
+    assert isinstance(problem, Transient)
+    return problem

@@ -1,0 +1,71 @@
+"""Runs a plain function in a killable child with limits, for bytes that strangers sent.
+
+A child is forked from a warm, small parent (forkserver with the modules preloaded), serves one
+call, and dies. Past its deadline it is killed; past its memory it fails; neither touches the
+service. Used by ingest (analysis), output (rendering) and every later phase on the own CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import resource
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from contracts.errors import error
+
+
+class Sandbox:
+    """At most `workers` children at once, each with `memory_bytes` of address space.
+
+    `preload` names modules that the children find already imported.
+    """
+
+    def __init__(self, *, workers: int, memory_bytes: int, preload: Sequence[str] = ()) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(preload))
+        self._pool = ProcessPool(
+            max_workers=workers, max_tasks=1, initializer=_limit, initargs=(memory_bytes,), context=context
+        )
+        self._slots = asyncio.Semaphore(workers)  # the deadline counts from when a child is free
+
+    async def run(self, deadline_s: float, function: str, *args: object) -> Any:
+        """Call `function` (`module:name`) in a child, so that the service itself never imports a decoder.
+
+        Arguments and result are pickled.
+
+        Raises:
+            SafelightError: DECODE_LIMIT when the child passed its deadline or its memory, or died.
+            Exception: whatever the function raised.
+        """
+        async with self._slots:
+            future = self._pool.schedule(_call, args=(function, *args), timeout=deadline_s)
+            try:
+                return await asyncio.wrap_future(future)
+            except TimeoutError as problem:
+                raise error("DECODE_LIMIT", f"stopped after {deadline_s:g} s") from problem
+            except MemoryError as problem:
+                raise error("DECODE_LIMIT", "stopped at its memory limit") from problem
+            except ProcessExpired as problem:
+                raise error("DECODE_LIMIT", f"the decoder died with exit code {problem.exitcode}") from problem
+
+    def close(self) -> None:
+        """Kill every child."""
+        self._pool.stop()  # type: ignore[no-untyped-call]
+        self._pool.join()
+
+
+def _call(function: str, *args: object) -> Any:
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)(*args)
+
+
+def _limit(memory_bytes: int) -> None:
+    if sys.platform == "linux":  # macOS accepts the limit and ignores it
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no user bytes in a core file

@@ -1,0 +1,169 @@
+"""A service process from start to drain.
+
+`run` reads settings, installs logs and telemetry, and serves an app whose lifespan is the
+service's composition root. SIGTERM stops new work first and waits for what runs; a composition
+that cannot start (topology mismatch, bad settings) ends the process with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse
+from faststream.nats import NatsBroker
+from faststream.security import SASLPlaintext
+from pydantic import ValidationError
+
+from contracts.errors import SafelightError, error
+from runtime import http, logs, telemetry, topology
+from runtime.settings import HttpSettings, NatsSettings
+from runtime.settle import SettleMiddleware
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+DRAIN_S = 20  # handlers get this long to end; then their messages come again elsewhere
+log = logs.get()
+
+Check = Callable[[], Awaitable[None]]
+Compose = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(service: str, settings: HttpSettings, compose: Compose, *routers: APIRouter) -> FastAPI:
+    """The HTTP side of a service: /live, /ready, problem documents, its routes, and `compose` as its lifespan.
+
+    `compose` appends readiness checks to `app.state.checks`.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with compose(app):
+            log.info("service.started")
+            yield
+            app.state.draining.set()
+            log.info("service.draining")
+        log.info("service.stopped")
+
+    app = FastAPI(title=f"Safelight {service}", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.checks = []
+    app.state.draining = asyncio.Event()
+    app.state.api_keys = http.ApiKeys(settings.api_keys.get_secret_value())
+    http.install(app)
+
+    @app.get("/live", include_in_schema=False)
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/ready", include_in_schema=False)
+    async def ready() -> JSONResponse:
+        results = await asyncio.gather(*(_passes(check) for check in app.state.checks))
+        wrong = sorted(filter(None, results))
+        return JSONResponse({"ready": not wrong, "waiting_for": wrong}, 503 if wrong else 200)
+
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+async def _passes(check: Check) -> str | None:
+    try:
+        async with asyncio.timeout(3):
+            await check()
+    except SafelightError as problem:
+        return problem.code
+    except Exception as problem:
+        return type(problem).__name__
+    return None
+
+
+def run(service: str, settings: Callable[[], HttpSettings], build: Callable[[Any], FastAPI]) -> None:
+    """Serve until SIGTERM or SIGINT. Exits 1 when the service cannot start, with the reason on stderr."""
+    try:
+        known = settings()
+    except ValidationError as problem:
+        names = ", ".join(".".join(map(str, e["loc"])) + f" ({e['msg']})" for e in problem.errors())
+        sys.exit(f"safelight {service}: settings are wrong: {names}")
+    logs.configure(service, known.log_level)
+    provider = telemetry.configure(service)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build(known),
+            host=known.http_host,
+            port=known.http_port,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            timeout_keep_alive=30,
+        )
+    )
+    try:
+        server.run()
+    finally:
+        provider.shutdown()
+    if not server.started:
+        sys.exit(1)
+
+
+@contextlib.asynccontextmanager
+async def nats_broker(app: FastAPI, settings: NatsSettings, service: str) -> AsyncIterator[tuple[NatsBroker, Client]]:
+    """A connected broker whose topology was checked; the caller subscribes, then starts it.
+
+    Raises:
+        TopologyMismatch: the broker lacks what `service` needs; it says what.
+    """
+    password = settings.nats_password.get_secret_value() if settings.nats_password else ""
+    broker = NatsBroker(
+        settings.nats_url,
+        security=SASLPlaintext(settings.nats_user, password) if settings.nats_user else None,
+        name=f"safelight-{service}",
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=1,
+        middlewares=[SettleMiddleware],
+        graceful_timeout=DRAIN_S,
+        logger=logs.get(),
+        log_level=logging.DEBUG,  # received/processed lines; errors come as errors
+    )
+    nc = await broker.connect()
+    try:
+        await topology.check(nc.jetstream(), owner=service)
+
+        async def connected() -> None:
+            if not nc.is_connected:
+                raise error("BROKER_UNAVAILABLE")
+
+        app.state.checks.append(connected)
+        yield broker, nc
+    finally:
+        await broker.stop()
+
+
+@contextlib.asynccontextmanager
+async def background(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Endless works beside the service. One that ends by itself is a defect: the process stops, to be restarted."""
+    tasks = [asyncio.create_task(work) for work in works]
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.critical("service.background_ended", work=task.get_coro().__qualname__, exc_info=task.exception())  # type: ignore[union-attr]
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for task in tasks:
+        task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,48 @@
+"""Settings come from the environment, are read once by `main()`, and travel as plain arguments.
+
+A service's Settings class combines the parts that it needs, so that a process is given no
+credential it has no use for. Secrets are SecretStr: they never appear in a log line.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class _Part(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SAFELIGHT_", frozen=True, extra="ignore")
+
+
+class HttpSettings(_Part):
+    """Where the process listens, and who may ask. `api_keys` is `tenant:key,tenant:key`."""
+
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=8000, ge=0, le=65535)
+    log_level: str = "info"
+    api_keys: SecretStr = SecretStr("")
+
+
+class NatsSettings(_Part):
+    """The broker and this service's own account on it."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    nats_user: str | None = None
+    nats_password: SecretStr | None = None
+
+
+class PostgresSettings(_Part):
+    """The database as this service's own role: postgresql://role:password@host:port/database."""
+
+    postgres_url: SecretStr
+
+
+class S3Settings(_Part):
+    """Object storage. `s3_public_endpoint` is what browsers and providers reach, when it differs."""
+
+    s3_endpoint: str = "http://127.0.0.1:8333"
+    s3_public_endpoint: str | None = None
+    s3_bucket: str = "safelight"
+    s3_region: str = "us-east-1"
+    s3_access_key: SecretStr
+    s3_secret_key: SecretStr

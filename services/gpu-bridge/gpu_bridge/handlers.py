@@ -1,0 +1,48 @@
+"""A GPU command becomes a row of the ledger; the work itself is the runner's, at its own pace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opentelemetry.trace import SpanKind
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.errors import error
+from contracts.phases import RunPhase
+from gpu_bridge import store
+from gpu_bridge.catalog import function_of
+from runtime import telemetry
+from runtime.settle import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """`arrived` wakes the runner."""
+
+    engine: AsyncEngine
+    arrived: asyncio.Event
+
+    async def commands(self, deliveries: Sequence[Delivery]) -> None:
+        """Commit the calls; settle acks. The key is the inbox: a redelivered command finds its row.
+
+        Raises:
+            SafelightError: FUNCTION_UNKNOWN for a lane that the catalogue does not serve.
+            ValidationError: for a body that is no command.
+        """
+        async with self.engine.begin() as conn:
+            for delivery in deliveries:
+                command = RunPhase.model_validate_json(delivery.body)
+                lane = delivery.subject.rsplit(".", 1)[-1]
+                function = function_of(lane)
+                if function is None:
+                    raise error("FUNCTION_UNKNOWN", f"no function serves the lane {lane}")
+                with telemetry.span(
+                    f"accept {function.name}",
+                    traceparent=delivery.traceparent,
+                    kind=SpanKind.CONSUMER,
+                    attributes={"safelight.key": command.key},
+                ):
+                    await store.insert_if_new(conn, function.name, command, telemetry.traceparent())
+        self.arrived.set()

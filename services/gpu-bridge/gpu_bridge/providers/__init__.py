@@ -1,0 +1,1 @@
+"""Where calls run. One module per provider; its SDK is imported nowhere else."""

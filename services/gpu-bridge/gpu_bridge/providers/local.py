@@ -1,0 +1,168 @@
+"""The own CPU as a provider: warm child processes that run `gpu_functions`, killable at any time.
+
+A child speaks the envelope as JSON lines over its pipes, gets no credential and no variable of
+ours, and works on presigned links like any remote provider. It is started when the first call
+comes, retired when idle, and killed when it passes a deadline: the next call gets a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from typing import Any, Final
+
+from contracts.envelope import CallRequest, CallResponse
+from contracts.errors import error
+from gpu_bridge.providers.port import Pending
+from runtime import clock, logs
+
+LINE_BYTES_MAX: Final = 4 * 1024 * 1024
+KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
+log = logs.get()
+
+
+class _Worker:
+    """One child process and the calls it serves, one at a time."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
+        self._process: asyncio.subprocess.Process | None = None
+        self.idle_since = 0.0
+
+    async def run(self, request: CallRequest, running: _Running) -> CallResponse:
+        """Raises CALL_LOST when the child dies."""
+        process = await self._started()
+        assert process.stdin
+        assert process.stdout
+        try:
+            process.stdin.write(request.model_dump_json().encode() + b"\n")
+            await process.stdin.drain()
+            while line := await process.stdout.readline():
+                answer: dict[str, Any] = json.loads(line)
+                if "response" in answer:
+                    return CallResponse.model_validate(answer["response"])
+                running.progressed(answer["progress"]["fraction"])
+        except (OSError, ValueError, KeyError) as problem:
+            log.warning("local.worker_garbled", error=type(problem).__name__)
+        await self.kill()
+        raise error("CALL_LOST")
+
+    async def kill(self) -> None:
+        process, self._process = self._process, None
+        if process and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gpu_functions",
+                "--memory-bytes",
+                str(self._memory_bytes),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
+                limit=LINE_BYTES_MAX,
+            )
+        return self._process
+
+
+class _Running:
+    """A call in flight, and what it last said."""
+
+    task: asyncio.Task[CallResponse]
+
+    def __init__(self) -> None:
+        self.fraction: float | None = None
+        self.news = asyncio.Event()
+
+    def progressed(self, fraction: float) -> None:
+        self.fraction = fraction
+        self.news.set()
+
+
+class LocalProvider:
+    """At most `workers` calls at once; more wait for a free child, and their deadlines run."""
+
+    name: Final = "local"
+
+    def __init__(self, *, workers: int, memory_bytes: int, idle_s: float) -> None:
+        self._memory_bytes = memory_bytes
+        self._idle_s = idle_s
+        self._free = asyncio.Semaphore(workers)
+        self._idle: list[_Worker] = []
+        self._calls: dict[str, _Running] = {}
+        self._kills: set[asyncio.Task[None]] = set()
+
+    async def submit(self, request: CallRequest) -> str:
+        running = _Running()
+        running.task = asyncio.create_task(self._run(request, running))
+        running.task.add_done_callback(lambda _: running.news.set())
+        self._calls[request.call_id] = running
+        return request.call_id
+
+    async def poll(self, handle: str, wait_s: float) -> Pending | CallResponse:
+        running = self._calls.get(handle)
+        if running is None:
+            raise error("CALL_LOST", "the local provider does not know this call")
+        if not running.task.done():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(running.news.wait(), wait_s)
+            running.news.clear()
+        if not running.task.done():
+            return Pending(running.fraction)
+        del self._calls[handle]
+        return running.task.result()
+
+    async def cancel(self, handle: str) -> None:
+        running = self._calls.pop(handle, None)
+        if running:
+            running.task.cancel()
+            await asyncio.gather(running.task, return_exceptions=True)
+
+    async def healthy(self) -> bool:
+        return True
+
+    async def close(self) -> None:
+        for handle in list(self._calls):
+            await self.cancel(handle)
+        self._retire(self._idle[:])
+        await asyncio.gather(*self._kills)
+
+    async def _run(self, request: CallRequest, running: _Running) -> CallResponse:
+        left_s = (request.deadline - clock.now()).total_seconds()
+        try:
+            async with asyncio.timeout(left_s), self._free:
+                worker = self._idle.pop() if self._idle else _Worker(self._memory_bytes)
+                try:
+                    response = await worker.run(request, running)
+                except BaseException:
+                    await worker.kill()  # past its deadline or cancelled: what it does now is unknown
+                    raise
+                self._rest(worker)
+                return response
+        except TimeoutError as problem:
+            raise error("CALL_DEADLINE") from problem
+
+    def _rest(self, worker: _Worker) -> None:
+        clock_s = asyncio.get_running_loop()
+        worker.idle_since = clock_s.time()
+        self._idle.append(worker)
+        clock_s.call_later(self._idle_s, self._retire_rested)
+
+    def _retire_rested(self) -> None:
+        rested = asyncio.get_running_loop().time() - self._idle_s
+        self._retire([worker for worker in self._idle if worker.idle_since <= rested])
+
+    def _retire(self, workers: list[_Worker]) -> None:
+        for worker in workers:
+            self._idle.remove(worker)
+            kill = asyncio.create_task(worker.kill())
+            self._kills.add(kill)
+            kill.add_done_callback(self._kills.discard)

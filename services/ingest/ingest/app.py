@@ -1,0 +1,64 @@
+"""Ingest's composition root."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+
+import httpx
+from fastapi import FastAPI
+
+from contracts import topology
+from ingest import api
+from ingest.catalog import Catalog
+from ingest.handlers import SOURCE, Handlers
+from ingest.settings import Settings
+from ingest.tables import OUTBOX
+from ingest.uploads import Uploads
+from runtime import postgres, service
+from runtime.objects import Objects
+from runtime.outbox import Outbox
+from runtime.sandbox import Sandbox
+from runtime.settle import subscribe
+
+
+@contextlib.asynccontextmanager
+async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
+    """Wire storage, database, broker, sandbox; what was opened is closed in reverse."""
+    objects = Objects(settings)
+    engine = postgres.create_engine(settings.postgres_url.get_secret_value(), service=SOURCE, connections_max=10)
+    sandbox = Sandbox(
+        workers=settings.analysis_workers,
+        memory_bytes=settings.analysis_memory_bytes,
+        preload=["ingest.analysis"],
+    )
+    try:
+        async with (
+            httpx.AsyncClient(base_url=settings.orchestrator_url, timeout=2) as orchestrator,
+            service.nats_broker(app, settings, SOURCE) as (broker, nc),
+        ):
+            outbox = Outbox(engine, OUTBOX, nc.jetstream())
+            app.state.uploads = Uploads(
+                engine, outbox, objects, Catalog(orchestrator, objects), settings.upload_bytes_max
+            )
+            app.state.checks += [partial(postgres.check, engine), objects.check]
+            handlers = Handlers(nc.jetstream(), objects, sandbox)
+            subscribe(broker, topology.consumer("ingest-analysis"), handlers.analyze, workers=settings.analysis_workers)
+            await broker.start()
+            async with service.background(outbox.sweep_forever()):
+                yield
+    finally:
+        sandbox.close()
+        await engine.dispose()
+        objects.close()
+
+
+def build(settings: Settings) -> FastAPI:
+    """Ingest as an app."""
+    return service.create_app(SOURCE, settings, partial(compose, settings), api.router)
+
+
+def main() -> None:
+    """Run ingest until SIGTERM."""
+    service.run(SOURCE, Settings, build)

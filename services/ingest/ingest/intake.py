@@ -1,0 +1,123 @@
+"""Whether an upload is acceptable, decided from its first bytes and from declared sizes.
+
+The law of this file: content decides, never a name or a declared type, and everything that
+can be refused is refused as early as the facts allow:
+
+    fact                      known                      refused by
+    declared length           before any byte is read    judge_length
+    first HEAD_BYTES bytes    after the first chunk      judge_head
+    bytes so far, then all    while and after streaming  judge_size
+
+Pure: no I/O, no clock. A refusal is a value whose code is a row of contracts.errors.
+Whether the bytes behind a good head decode is found out by the `analyze` phase, which runs
+in a process of its own; no decoder touches hostile bytes here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import filetype
+
+HEAD_BYTES: Final = 512
+# What `judge_head` needs at most: an AVIF's `ftyp` box is the longest header, 16 bytes and
+# 4 for each compatible brand; 512 leaves room for 124 brands where files have 3 to 8.
+
+BYTES_MAX_DEFAULT: Final = 512 * 2**20
+# 120 MP of 16-bit RGB without compression are 120e6 * 3 * 2 = 720 MB; every camera and every
+# lossless compression stays under 70 % of that.
+
+PIXELS_MAX: Final = 120_000_000
+# 100 MP is today's largest camera sensor (11,656 x 8,742 = 101.9 MP); 120 MP of 8-bit RGB are
+# 360 MB, which the largest decoder that cannot stream (WebP, AVIF) has to hold at once.
+
+ENVELOPE_BYTES: Final = 64 * 2**10
+# A multipart body is longer than its file: boundaries, part headers, and five short fields.
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The head is of a type that the pipeline takes."""
+
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """`code` is a row of contracts.errors; `detail` says what the caller can do, without user data."""
+
+    code: str
+    detail: str
+
+
+# fmt: off
+SMALLEST_HEADER: Final[dict[str, int]] = {
+    # media type    bytes: a shorter head cannot become an image, whatever it begins with
+    "image/jpeg":    20,  # SOI 2 + one segment of marker 2, length 2 and the 14 bytes of the shortest APP0
+    "image/png":     33,  # signature 8 + IHDR 25
+    "image/webp":    30,  # RIFF 12 + chunk 8 + VP8 frame header 10
+    "image/tiff":    26,  # header 8 + IFD count 2 + one entry 12 + next offset 4
+    "image/avif":    20,  # ftyp box: size 4, name 4, brand 4, version 4, one compatible brand 4
+}
+
+ACCEPTED: Final[dict[str, frozenset[str]]] = {
+    # pipeline   media types. Only what analysis.formats can decode: a test holds the two together.
+    "photo":     frozenset({"image/jpeg", "image/png", "image/webp", "image/tiff", "image/avif"}),
+}
+
+ADVICE: Final[dict[str, str]] = {
+    # media type            why not, and what to send instead
+    "image/heic":           "HEIC needs an HEVC decoder, which this build of libvips has not; send JPEG or AVIF.",
+    "image/gif":            "GIF holds 256 colours and is no photo format; send JPEG, PNG or WebP.",
+    "image/x-canon-cr2":    "Camera RAW is not developed here; send JPEG or TIFF.",
+    "application/pdf":      "This is a PDF document; this pipeline takes images.",
+}
+# fmt: on
+
+
+def sniff(head: bytes) -> str | None:
+    """The media type that the first bytes (up to HEAD_BYTES) prove, or None.
+
+    `filetype` reads signatures only; a head too short to hold its own type's header is None.
+    """
+    found: str | None = filetype.guess_mime(head)
+    if found is None or len(head) < SMALLEST_HEADER.get(found, 0):
+        return None
+    return found
+
+
+def judge_length(content_length: int | None, bytes_max: int) -> Refused | None:
+    """Refuse a request by its declared Content-Length, before a byte is read. None: go on, and count."""
+    if content_length is not None and content_length > bytes_max + ENVELOPE_BYTES:
+        return _too_large(bytes_max)
+    return None
+
+
+def judge_head(head: bytes, pipeline: str) -> Accepted | Refused:
+    """Decide by content. `head` is the file's first HEAD_BYTES, or the whole file where it is shorter.
+
+    Raises KeyError for a pipeline that is not in ACCEPTED.
+    """
+    accepted = ACCEPTED[pipeline]
+    if not head:
+        return Refused("UPLOAD_EMPTY", "The file has no bytes.")
+    media_type = sniff(head)
+    if media_type in accepted:
+        return Accepted(media_type)
+    expected = ", ".join(sorted(accepted))
+    why = ADVICE.get(media_type or "", f"The content is none of: {expected}.")
+    return Refused("MEDIA_TYPE_UNSUPPORTED", why)
+
+
+def judge_size(size: int, bytes_max: int, *, complete: bool) -> Refused | None:
+    """Refuse by the file's bytes counted so far, at each chunk and once more when `complete`."""
+    if size > bytes_max:
+        return _too_large(bytes_max)
+    if complete and size == 0:
+        return Refused("UPLOAD_EMPTY", "The file has no bytes.")
+    return None
+
+
+def _too_large(bytes_max: int) -> Refused:
+    return Refused("UPLOAD_TOO_LARGE", f"The file is larger than {bytes_max:,} bytes.")

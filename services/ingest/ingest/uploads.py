@@ -1,0 +1,164 @@
+"""Taking one upload in: receive, check what it asks for, commit, publish, answer.
+
+The answer leaves only after the broker has stored `UploadReceived`. The same Idempotency-Key
+gets the same answer: of two requests at once the first commit wins, the other gives its copy up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+from uuid import UUID, uuid4
+
+from pydantic import BaseModel, Field, ValidationError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.artifacts import ObjectRef
+from contracts.errors import error
+from contracts.jobs import Status
+from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
+from ingest import store
+from ingest.catalog import Catalog
+from ingest.receive import Received, receive
+from runtime import clock, logs, telemetry
+from runtime.objects import Objects
+from runtime.outbox import Outbox, outgoing
+
+SOURCE: Final = "ingest"
+Aspect = Literal["original", "none", "1:1", "4:5", "5:4", "3:2", "2:3", "16:9", "9:16"]
+log = logs.get()
+
+
+class Options(BaseModel):
+    """The form fields beside the file: what the caller wants done."""
+
+    pipeline: str = Field(default="photo", max_length=64, description="which pipeline")
+    style: str | None = Field(default=None, description="name of a style; none leaves the colours alone")
+    style_strength: float = Field(default=1.0, ge=0, le=1, description="0 keeps the original's colours, 1 is the style")
+    crop: Aspect = Field(default="original", description="aspect of the crop; none keeps the frame")
+
+
+FIELDS: Final = tuple(Options.model_fields)
+ASPECTS: Final = get_args(Aspect)
+
+
+class UploadAnswer(BaseModel):
+    """What came in, and the job that works on it. `trace_id` finds everything that happens to it."""
+
+    upload_id: UUID
+    job_id: UUID
+    trace_id: str | None
+    status: Status
+    original: ObjectRef
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """The use case, with what it needs."""
+
+    engine: AsyncEngine
+    outbox: Outbox
+    objects: Objects
+    catalog: Catalog
+    bytes_max: int
+
+    async def take(
+        self, tenant: str, idempotency_key: str | None, content_type: str, body: AsyncIterator[bytes]
+    ) -> UploadAnswer:
+        """Take one multipart body in.
+
+        Raises:
+            SafelightError: see `receive`; PIPELINE_UNKNOWN, STYLE_UNKNOWN, IDEMPOTENCY_KEY_REUSED,
+                BROKER_UNAVAILABLE (the upload is kept and its job will run; ask again with the same key).
+        """
+        known = await self._known(tenant, idempotency_key)
+        upload_id = uuid4()
+        key = f"uploads/{upload_id}"
+        got = await receive(content_type, body, self.bytes_max, FIELDS, None if known else self.objects, key)
+        fingerprint = _fingerprint(got)
+        if known:
+            return await self._repeat(known, fingerprint)
+        try:
+            options = _options(got.fields)
+            attachments = await self._checked(options, got.media_type)
+            original = ObjectRef(key=key, sha256=got.sha256, size=got.size, media_type=got.media_type)
+            received = UploadReceived(
+                upload_id=upload_id,
+                job_id=uuid4(),
+                tenant=tenant,
+                pipeline=options.pipeline,
+                original=original,
+                attachments=attachments,
+                options=options.model_dump(exclude={"pipeline"}),
+                received_at=clock.now(),
+            )
+            winner = await self._commit(tenant, idempotency_key, fingerprint, received)
+        except Exception:
+            await self.objects.remove(key)
+            raise
+        if winner:
+            await self.objects.remove(key)
+            return await self._repeat(winner, fingerprint)
+        log.info("upload.received", job=str(received.job_id), size=got.size, media_type=got.media_type)
+        return _answer(received)
+
+    async def _known(self, tenant: str, idempotency_key: str | None) -> store.Answered | None:
+        if not idempotency_key:
+            return None
+        async with self.engine.connect() as conn:
+            return await store.answered(conn, tenant, idempotency_key)
+
+    async def _repeat(self, known: store.Answered, fingerprint: str) -> UploadAnswer:
+        if known.fingerprint != fingerprint:
+            raise error("IDEMPOTENCY_KEY_REUSED")
+        answer = UploadAnswer.model_validate(known.answer)
+        await self.outbox.sweep(message_id=str(answer.upload_id))  # in case the first try could not publish
+        return answer
+
+    async def _checked(self, options: Options, media_type: str) -> dict[str, ObjectRef]:
+        accepts = await self.catalog.accepts(options.pipeline)
+        if accepts is not None and media_type not in accepts:
+            raise error("MEDIA_TYPE_UNSUPPORTED", f"{options.pipeline} takes {', '.join(sorted(accepts))}")
+        return {"lut": await self.catalog.style(options.style)} if options.style else {}
+
+    async def _commit(
+        self, tenant: str, idempotency_key: str | None, fingerprint: str, received: UploadReceived
+    ) -> store.Answered | None:
+        """Commit and publish; returns the earlier answer when another request with this key was first."""
+        upload_id = str(received.upload_id)
+        message = outgoing(UPLOAD_RECEIVED, received, message_id=upload_id, key=str(received.job_id), source=SOURCE)
+        async with self.engine.begin() as conn:
+            if idempotency_key:
+                mine = store.Answered(fingerprint, _answer(received).model_dump(mode="json"))
+                if not await store.answer_if_new(conn, tenant, idempotency_key, mine):
+                    return await store.answered(conn, tenant, idempotency_key)
+            await store.insert_upload(conn, received)
+            await self.outbox.add(conn, [message])
+        await self.outbox.flush([message])
+        return None
+
+
+def _options(fields: Mapping[str, str]) -> Options:
+    try:
+        return Options.model_validate(fields)
+    except ValidationError as problem:
+        wrong = ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors())
+        raise error("REQUEST_INVALID", wrong) from problem
+
+
+def _answer(received: UploadReceived) -> UploadAnswer:
+    return UploadAnswer(
+        upload_id=received.upload_id,
+        job_id=received.job_id,
+        trace_id=telemetry.trace_id(telemetry.traceparent()),
+        status=Status.QUEUED,
+        original=received.original,
+    )
+
+
+def _fingerprint(got: Received) -> str:
+    request: dict[str, Any] = {"file": got.sha256, "fields": dict(got.fields)}
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

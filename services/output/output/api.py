@@ -1,0 +1,137 @@
+"""The HTTP surface of output: the status of jobs, their event streams, links to their artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts import jobs
+from contracts.errors import error
+from contracts.jobs import Status
+from output import store
+from output.listen import News
+from output.views import JobPage, JobView
+from runtime.http import Tenant, responses
+
+router = APIRouter(prefix="/v1/jobs")
+
+SETTLE_S = 2.0  # a job's first event may be a moment behind the upload's answer: wait so long before saying 404
+HEARTBEAT_S = 15.0  # proxies close silent streams
+EVENTS_A_READ = 200
+LAST = (jobs.JobSucceeded.TYPE, jobs.JobFailed.TYPE, jobs.JobDead.TYPE)
+
+
+@router.get("", responses=responses("UNAUTHENTICATED", "REQUEST_INVALID"))
+async def list_jobs(
+    request: Request,
+    tenant: Tenant,
+    status: Status | None = None,
+    pipeline: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=256)] = None,
+) -> JobPage:
+    """The tenant's jobs, newest first."""
+    engine: AsyncEngine = request.app.state.engine
+    async with engine.connect() as conn:
+        return await store.page(conn, tenant, status=status, pipeline=pipeline, limit=limit, cursor=cursor)
+
+
+@router.get("/{job_id}", responses=responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"))
+async def show_job(request: Request, tenant: Tenant, job_id: UUID) -> JobView:
+    """One job with its phases and artifacts."""
+    return await _job(request, tenant, job_id)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "Server-sent events until the job has ended", "content": {"text/event-stream": {}}},
+        **responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"),
+    },
+)
+async def stream_events(
+    request: Request,
+    tenant: Tenant,
+    job_id: UUID,
+    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,18}$")] = None,
+) -> Response:
+    """Everything that happens to the job, as it happens; with `Last-Event-ID`, all that came after that one."""
+    job = await _job(request, tenant, job_id)
+    after = int(last_event_id or 0)
+    if job.status.is_terminal and not await _events(request, job_id, after):
+        return Response(status_code=204)  # tells a browser's EventSource to stop reconnecting
+    stream = _stream(request, job_id, after)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+@router.get(
+    "/{job_id}/artifacts/{name}",
+    status_code=307,
+    response_class=RedirectResponse,
+    responses=responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"),
+)
+async def read_artifact(request: Request, tenant: Tenant, job_id: UUID, name: str) -> RedirectResponse:
+    """A redirect to a signed link. `name` is `phase.artifact`, or `artifact` when only one phase has it."""
+    state: Any = request.app.state
+    async with state.engine.connect() as conn:
+        found = await store.artifact_key(conn, tenant, job_id, name)
+    if found is None:
+        raise error("NOT_FOUND")
+    key, file_name = found
+    named = {"response-content-disposition": f'inline; filename="{file_name}"'}
+    link = await state.objects.read_url(key, timedelta(seconds=state.link_s), public=True, headers=named)
+    return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
+
+
+async def _job(request: Request, tenant: str, job_id: UUID) -> JobView:
+    """The job; waits a moment for one that was accepted just now. Raises NOT_FOUND."""
+    engine: AsyncEngine = request.app.state.engine
+    news: News = request.app.state.news
+    with news.of(job_id) as event:
+        for wait_s in (SETTLE_S, 0.0):
+            event.clear()
+            async with engine.connect() as conn:
+                found = await store.job(conn, tenant, job_id)
+            if found:
+                return found
+            try:
+                await asyncio.wait_for(event.wait(), wait_s)
+            except TimeoutError:
+                continue
+    raise error("NOT_FOUND")
+
+
+async def _events(request: Request, job_id: UUID, after: int) -> list[store.StoredEvent]:
+    engine: AsyncEngine = request.app.state.engine
+    async with engine.connect() as conn:
+        return await store.events_after(conn, job_id, after, EVENTS_A_READ)
+
+
+async def _stream(request: Request, job_id: UUID, after: int) -> AsyncIterator[str]:
+    news: News = request.app.state.news
+    draining: asyncio.Event = request.app.state.draining
+    yield "retry: 1000\n\n"
+    with news.of(job_id) as event:
+        while not draining.is_set():
+            event.clear()
+            found = await _events(request, job_id, after)
+            for one in found:
+                after = one.id
+                yield f"id: {one.id}\nevent: {one.type}\ndata: {json.dumps(one.data)}\n\n"
+            if any(one.type in LAST for one in found):
+                return
+            if not found:
+                try:
+                    await asyncio.wait_for(event.wait(), HEARTBEAT_S)
+                except TimeoutError:
+                    yield ": still here\n\n"

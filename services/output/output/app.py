@@ -1,0 +1,63 @@
+"""Output's composition root."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+
+from fastapi import FastAPI
+
+from contracts import topology
+from output import api
+from output.handlers import SOURCE, Handlers
+from output.listen import News
+from output.projection import Projection
+from output.settings import Settings
+from output.tables import INBOX
+from runtime import inbox, postgres, service
+from runtime.objects import Objects
+from runtime.sandbox import Sandbox
+from runtime.settle import consume_batches, subscribe
+
+
+@contextlib.asynccontextmanager
+async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
+    """Wire storage, database, broker, sandbox; what was opened is closed in reverse."""
+    objects = Objects(settings)
+    url = settings.postgres_url.get_secret_value()
+    engine = postgres.create_engine(url, service=SOURCE, connections_max=10)
+    sandbox = Sandbox(
+        workers=settings.render_workers,
+        memory_bytes=settings.render_memory_bytes,
+        preload=["output.render.phases"],
+    )
+    news = News(url)
+    app.state.engine, app.state.objects, app.state.news = engine, objects, news
+    app.state.link_s = settings.link_s
+    try:
+        async with service.nats_broker(app, settings, SOURCE) as (broker, nc):
+            app.state.checks += [partial(postgres.check, engine), objects.check]
+            handlers = Handlers(nc.jetstream(), objects, sandbox)
+            subscribe(broker, topology.consumer("output-render"), handlers.render, workers=settings.render_workers)
+            await broker.start()
+            async with service.background(
+                consume_batches(nc, topology.consumer("output-projection"), Projection(engine).events),
+                news.listen_forever(),
+                inbox.prune_forever(engine, INBOX, topology.EVENTS),
+            ):
+                yield
+    finally:
+        sandbox.close()
+        await engine.dispose()
+        objects.close()
+
+
+def build(settings: Settings) -> FastAPI:
+    """Output as an app."""
+    return service.create_app(SOURCE, settings, partial(compose, settings), api.router)
+
+
+def main() -> None:
+    """Run output until SIGTERM."""
+    service.run(SOURCE, Settings, build)

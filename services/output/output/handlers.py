@@ -1,0 +1,90 @@
+"""The `crop` and `variants` phases: a command in, artifacts out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from contracts.artifacts import Artifact
+from contracts.errors import SafelightError, error
+from contracts.phases import PHASE_FAILED, PHASE_SUCCEEDED, Facts, PhaseFailed, PhaseSucceeded, RunPhase
+from runtime import clock, logs
+from runtime.objects import Objects
+from runtime.outbox import Outgoing, outgoing, publish
+from runtime.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from nats.js import JetStreamContext
+
+    from output.render.images import Rendered
+
+SOURCE: Final = "output"
+log = logs.get()
+
+# phase: (the function that the sandbox calls, the engine's name and version as the result tells it)
+RENDERERS: Final = {
+    "crop": ("output.render.phases:crop", "crop.composition@1"),
+    "variants": ("output.render.phases:variants", "variants.libvips@1"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """Stateless: keys and ids are the attempt's, so a redelivered command writes the same again."""
+
+    js: JetStreamContext
+    objects: Objects
+    sandbox: Sandbox
+
+    async def render(self, command: RunPhase) -> None:
+        """Render. Every error becomes the outcome; only a silent broker makes settle deliver again."""
+        await publish(self.js, [await self._outcome(command)])
+
+    async def _outcome(self, command: RunPhase) -> Outgoing:
+        started_at = clock.now()
+        about: dict[str, Any] = {"job_id": command.job_id, "phase": command.phase, "attempt": command.attempt}
+        outcome_id = f"{command.key}.outcome"
+        try:
+            artifacts, facts, engine = await self._rendered(command)
+        except Exception as problem:
+            known = problem if isinstance(problem, SafelightError) else error("INTERNAL", type(problem).__name__)
+            log.warning("render.failed", code=known.code, exc_info=None if known is problem else problem)
+            failed = PhaseFailed(
+                **about, code=known.code, detail=known.detail, started_at=started_at, ended_at=clock.now()
+            )
+            return outgoing(PHASE_FAILED, failed, message_id=outcome_id, key=command.key, source=SOURCE)
+        done = PhaseSucceeded(
+            **about, artifacts=artifacts, facts=facts, engine=engine, started_at=started_at, ended_at=clock.now()
+        )
+        return outgoing(PHASE_SUCCEEDED, done, message_id=outcome_id, key=command.key, source=SOURCE)
+
+    async def _rendered(self, command: RunPhase) -> tuple[list[Artifact], Facts, str]:
+        left_s = (command.deadline - clock.now()).total_seconds()
+        if left_s <= 0:
+            raise error("PHASE_DEADLINE")
+        if command.phase not in RENDERERS:
+            raise error("FUNCTION_UNKNOWN", "output renders no such phase")
+        render, engine = RENDERERS[command.phase]
+        image = command.inputs["image"]
+        data = await self.objects.get_checked(image.key, image.sha256)
+        artifacts: list[Artifact] = []
+        facts: Facts = {}
+        rendered: list[Rendered] = await self.sandbox.run(left_s, render, data, command.parameters)
+        for made in rendered:
+            facts |= made.facts
+            if made.data is None:
+                continue  # the input already is this picture
+            key = f"jobs/{command.job_id}/{command.phase}/{command.attempt}/{made.name}"
+            sha256, size = await self.objects.put(key, made.data, made.media_type)
+            artifacts.append(
+                Artifact(
+                    key=key,
+                    sha256=sha256,
+                    size=size,
+                    media_type=made.media_type,
+                    name=made.name,
+                    width=made.width,
+                    height=made.height,
+                )
+            )
+        return artifacts, facts, engine

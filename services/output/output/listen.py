@@ -1,0 +1,71 @@
+"""Tells waiting readers that a job has news: one LISTEN connection for the whole process.
+
+A notification is a hint; readers look at the rows. When the connection is lost, every reader is
+woken so that it looks, and the connection is made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator
+from uuid import UUID
+
+import asyncpg
+
+from output.projection import NOTIFY
+from runtime import logs
+
+RECONNECT_S = 1.0
+CHECK_S = 30.0
+log = logs.get()
+
+
+class News:
+    """Readers of job events, by job."""
+
+    def __init__(self, postgres_url: str) -> None:
+        self._url = postgres_url
+        self._waiting: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
+
+    @contextlib.contextmanager
+    def of(self, job_id: UUID) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the job may have news. Clear it, then read, then wait."""
+        event = asyncio.Event()
+        self._waiting[job_id].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[job_id].discard(event)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
+
+    async def listen_forever(self) -> None:
+        """Keep the connection until cancelled."""
+        while True:
+            try:
+                conn = await asyncpg.connect(
+                    self._url, timeout=5, server_settings={"application_name": "safelight-news"}
+                )
+                try:
+                    await conn.add_listener(NOTIFY, self._heard)
+                    self._wake_all()
+                    while not conn.is_closed():
+                        await asyncio.sleep(CHECK_S)
+                        await conn.execute("SELECT 1", timeout=5)
+                finally:
+                    conn.terminate()
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as problem:
+                log.warning("news.listen_failed", error=type(problem).__name__)
+            self._wake_all()
+            await asyncio.sleep(RECONNECT_S)
+
+    def _heard(self, _conn: object, _pid: int, _channel: str, payload: object) -> None:
+        for event in self._waiting.get(UUID(str(payload)), ()):
+            event.set()
+
+    def _wake_all(self) -> None:
+        for events in self._waiting.values():
+            for event in events:
+                event.set()

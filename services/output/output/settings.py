@@ -1,0 +1,17 @@
+"""What output needs to know."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from runtime.settings import HttpSettings, NatsSettings, PostgresSettings, S3Settings
+
+MIB = 1024 * 1024
+
+
+class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
+    """From the environment. `link_s` is how long a signed link to an artifact works."""
+
+    link_s: int = Field(default=900, ge=1, le=7 * 24 * 3600)
+    render_workers: int = Field(default=2, ge=1, le=64)
+    render_memory_bytes: int = Field(default=3 * 1024 * MIB, gt=0)
