@@ -100,7 +100,7 @@ class CallResponse(_Part):
     version: Literal[1] = ENVELOPE_VERSION
     call_id: str
     function: str
-    engine: str = ""  # e.g. "retouch.skin-smoothing@1"
+    engine: str = ""  # e.g. "skin-smoothing@1"
     device: str = ""  # "cpu" or the GPU's type
     items: list[ItemResult] = Field(default_factory=list)
     spans: list[SpanRecord] = Field(default_factory=list)

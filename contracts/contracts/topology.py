@@ -83,6 +83,7 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
     Consumer("output-render",       COMMANDS.name, "output",       ("cmd.render.v1.run.*",), 30.0, _OUTAGE,  64),
     Consumer("orchestrator-inputs", EVENTS.name,   "orchestrator", _INPUTS,                  30.0, _PATIENT, 2000),
     Consumer("orchestrator-dead",   DEAD.name,     "orchestrator", ("dead.cmd.>",),          30.0, _PATIENT, 256),
+    Consumer("bench-noop",          COMMANDS.name, "bench",        ("cmd.bench.v1.run",),    30.0, _OUTAGE,  5000),
     Consumer("output-projection",   EVENTS.name,   "output",       _STATUS,                  30.0, _PATIENT, 2000),
 )
 # fmt: on

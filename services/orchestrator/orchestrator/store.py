@@ -48,7 +48,8 @@ class RevisionConflict(Exception):
 async def load_for_update(conn: AsyncConnection, ids: Iterable[UUID]) -> dict[UUID, Stored]:
     """Lock and read jobs in the order of their ids, so that two batches never wait for each other in a circle."""
     rows = await conn.exec_driver_sql(
-        "SELECT id, revision, state::text AS state FROM orchestrator.jobs WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE",
+        "SELECT id, revision, state::text AS state FROM orchestrator.jobs WHERE id = ANY($1::uuid[]) "
+        "ORDER BY id FOR UPDATE",
         (list(ids),),
     )
     return {row["id"]: Stored(_JOB.validate_json(row["state"]), row["revision"]) for row in rows.mappings()}

@@ -145,7 +145,10 @@ class LocalProvider:
                 except BaseException:
                     await worker.kill()  # past its deadline or cancelled: what it does now is unknown
                     raise
-                self._rest(worker)
+                if any(item.error and item.error.code == "CALL_DEADLINE" for item in response.items):
+                    await worker.kill()  # it gave up on a computation that still runs
+                else:
+                    self._rest(worker)
                 return response
         except TimeoutError as problem:
             raise error("CALL_DEADLINE") from problem

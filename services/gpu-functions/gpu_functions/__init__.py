@@ -1,0 +1,5 @@
+"""What runs on a GPU, or on the CPU in its stead: bytes and parameters in, bytes and facts out.
+
+The law of this room: user bytes live in memory only. No module here writes a file, logs, or
+puts content into an error; nothing here knows a broker, a database or a storage credential.
+"""

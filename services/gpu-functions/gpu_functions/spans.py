@@ -1,0 +1,66 @@
+"""Spans that travel home in the response: a GPU function exports no telemetry itself.
+
+Names and attributes are API. None of them holds user data.
+
+    span          attributes
+    gpu.call      function, engine, device, items
+    gpu.download  item, bytes            item = position in the request, from 0
+    gpu.engine    item, engine
+    gpu.upload    item, bytes
+    each          error.code, when it ended with an error
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from contracts.envelope import SpanRecord
+from contracts.errors import SafelightError
+
+Attributes = dict[str, str | int | float | bool]
+
+
+@dataclass(slots=True)
+class Span:
+    """A span that runs; `attributes` may be added to until it ends."""
+
+    span_id: str
+    attributes: Attributes
+
+
+@dataclass(slots=True)
+class Spans:
+    """Collects the finished spans of one call, in the order in which they end."""
+
+    records: list[SpanRecord] = field(default_factory=list)
+
+    @contextmanager
+    def span(self, name: str, parent: str, **attributes: str | int | float | bool) -> Iterator[Span]:
+        """Record what happens inside as a child of the span id `parent`."""
+        span, start = Span(secrets.token_hex(8), attributes), time.time_ns()
+        try:
+            yield span
+        except BaseException as problem:
+            span.attributes["error.code"] = problem.code if isinstance(problem, SafelightError) else "INTERNAL"
+            raise
+        finally:
+            self.records.append(
+                SpanRecord(
+                    name=name,
+                    span_id=span.span_id,
+                    parent_span_id=parent,
+                    start_ns=start,
+                    end_ns=time.time_ns(),
+                    attributes=span.attributes,
+                )
+            )
+
+
+def parent_of(traceparent: str | None) -> str:
+    """The span id in a W3C traceparent (`00-trace-span-flags`); empty without one."""
+    parts = (traceparent or "").split("-")
+    return parts[2] if len(parts) >= 4 and len(parts[2]) == 16 else ""
