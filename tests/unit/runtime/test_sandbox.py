@@ -1,0 +1,47 @@
+"""A child may hang, grow, crash or refuse: the service says which, and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from contracts.errors import SafelightError
+from runtime.sandbox import Sandbox
+
+HOSTILE = "tests.unit.runtime.hostile"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    made = Sandbox(workers=2, memory_bytes=2 * 1024**3, preload=[HOSTILE])
+    yield made
+    made.close()
+
+
+async def test_a_call_runs_elsewhere_and_returns(sandbox: Sandbox) -> None:
+    import os
+
+    assert await sandbox.run(10, f"{HOSTILE}:double", 21) == 42
+    assert await sandbox.run(10, f"{HOSTILE}:pid") != os.getpid()
+
+
+async def test_no_two_calls_share_a_process(sandbox: Sandbox) -> None:
+    assert await sandbox.run(10, f"{HOSTILE}:pid") != await sandbox.run(10, f"{HOSTILE}:pid")
+
+
+@pytest.mark.parametrize(
+    ("function", "deadline_s", "code", "says"),
+    [
+        pytest.param("hang", 0.3, "DECODE_LIMIT", "stopped after 0.3 s", id="a hang is killed at its deadline"),
+        pytest.param("grow", 10, "DECODE_LIMIT", "memory", id="a bomb stops at its memory limit"),
+        pytest.param("crash", 10, "DECODE_LIMIT", "died", id="a crash is told"),
+        pytest.param("refuse", 10, "IMAGE_CORRUPT", "cut short", id="an error of ours comes out whole"),
+    ],
+)
+async def test_hostile_children(sandbox: Sandbox, function: str, deadline_s: float, code: str, says: str) -> None:
+    with pytest.raises(SafelightError) as caught:
+        await sandbox.run(deadline_s, f"{HOSTILE}:{function}")
+    assert caught.value.code == code
+    assert says in caught.value.detail
+    assert await sandbox.run(10, f"{HOSTILE}:double", 1) == 2
