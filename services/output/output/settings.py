@@ -14,4 +14,4 @@ class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
 
     link_s: int = Field(default=900, ge=1, le=7 * 24 * 3600)
     render_workers: int = Field(default=2, ge=1, le=64)
-    render_memory_bytes: int = Field(default=3 * 1024 * MIB, gt=0)
+    render_memory_bytes: int = Field(default=4 * 1024 * MIB, gt=0)  # 120 MP of 16 bit need 2.95 GiB + copies
