@@ -1,9 +1,8 @@
-"""Bytes of any picture -> upright sRGB pixels -> PNG, without losing depth, alpha or authorship.
+"""Bytes of any picture -> upright sRGB pixels -> PNG, without losing depth or alpha.
 
 Every engine sees the same thing: RGB in 8 or 16 bit, oriented, in sRGB. Alpha is kept as a
-plane of its own, so that no engine can touch it by accident. EXIF, XMP and IPTC travel along
-(copyright must survive), with the orientation reset to upright; an EXIF thumbnail is dropped,
-for it would show the picture from before the work.
+plane of its own, so that no engine can touch it by accident. No metadata travels along: where a
+picture was taken is nobody's business here, and whose it is, the last phase reads from the original.
 
 Hostile input: pixels are counted in the header before anything is decoded, truncated files are
 refused, and loaders that libvips calls untrusted are blocked. Buffers only, never files.
@@ -35,14 +34,10 @@ pyvips.cache_set_max_mem(_CACHE_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """`pixels` H×W×3 RGB in sRGB, uint8 or uint16; `alpha` H×W of the same type, or None.
-
-    `carried` is a libvips image whose metadata (not pixels) goes into the result.
-    """
+    """`pixels` H×W×3 RGB in sRGB, uint8 or uint16; `alpha` H×W of the same type, or None."""
 
     pixels: Pixels
     alpha: Pixels | None
-    carried: pyvips.Image
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,14 +50,14 @@ class Picture:
         return int(np.iinfo(self.pixels.dtype).max)
 
     def with_pixels(self, pixels: Pixels) -> Picture:
-        """The same picture showing other pixels; alpha and metadata stay."""
-        return Picture(pixels, self.alpha, self.carried)
+        """The same picture showing other pixels; alpha stays."""
+        return Picture(pixels, self.alpha)
 
 
 def read(data: bytes) -> Picture:
     """Decode `data`. Raises IMAGE_CORRUPT (undecodable, truncated, unknown), IMAGE_TOO_LARGE, DECODE_LIMIT."""
     try:
-        image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="truncated")
+        image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="error")
         if image.width * image.height > PIXELS_MAX:
             raise error("IMAGE_TOO_LARGE", f"more than {PIXELS_MAX // 1_000_000} megapixels")
         deep = image.format not in ("uchar", "char")
@@ -78,8 +73,8 @@ def read(data: bytes) -> Picture:
             raise error("DECODE_LIMIT") from None
         raise error("IMAGE_CORRUPT") from None  # libvips's own text may quote the file
     if alpha is None:
-        return Picture(array, None, image)
-    return Picture(np.ascontiguousarray(array[..., :3]), np.ascontiguousarray(array[..., 3]), image)
+        return Picture(array, None)
+    return Picture(np.ascontiguousarray(array[..., :3]), np.ascontiguousarray(array[..., 3]))
 
 
 def _to_srgb(image: pyvips.Image, deep: bool) -> pyvips.Image:
@@ -111,13 +106,7 @@ def png(picture: Picture) -> Output:
         plane = np.ascontiguousarray(picture.alpha)
         image = image.bandjoin(pyvips.Image.new_from_memory(plane.data, width, height, 1, kind))
     image = image.copy(interpretation=space)
-    for name in picture.carried.get_fields():
-        if name.startswith("exif-") or name in ("xmp-data", "iptc-data"):
-            image.set_type(picture.carried.get_typeof(name), name, picture.carried.get(name))
-    # Both lie inside exif-data too, and would come back from there if they were only left out.
-    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
-    image.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", b"")
-    data: bytes = image.write_to_buffer(".png", compression=1, filter="up", profile="srgb")
+    data: bytes = image.write_to_buffer(".png", compression=1, filter="up", profile="srgb", keep="icc")
     return Output(data, "image/png", width, height)
 
 

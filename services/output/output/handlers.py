@@ -65,11 +65,12 @@ class Handlers:
         if command.phase not in RENDERERS:
             raise error("FUNCTION_UNKNOWN", "output renders no such phase")
         render, engine = RENDERERS[command.phase]
-        image = command.inputs["image"]
+        image, original = command.inputs["image"], command.inputs["original"]
         data = await self.objects.get_checked(image.key, image.sha256)
+        source = None if image == original else await self.objects.get_checked(original.key, original.sha256)
         artifacts: list[Artifact] = []
         facts: Facts = {}
-        rendered: list[Rendered] = await self.sandbox.run(left_s, render, data, command.parameters)
+        rendered: list[Rendered] = await self.sandbox.run(left_s, render, data, source, command.parameters)
         for made in rendered:
             facts |= made.facts
             if made.data is None:

@@ -79,24 +79,18 @@ def test_writing_and_reading_again_changes_no_bit(deep: bool, bands: int) -> Non
         assert (again.alpha == stored[..., 3]).all()
 
 
-def test_authorship_survives_and_the_old_thumbnail_does_not(small: Any) -> None:
+def test_a_picture_is_turned_once_and_hands_on_no_metadata(small: Any) -> None:
     stored = vips(small).copy()
     stored.set_type(pyvips.GValue.gint_type, "orientation", 6)
     stored.set_type(pyvips.GValue.gstr_type, "exif-ifd0-Copyright", "The Author")
-    stored.set_type(pyvips.GValue.blob_type, "xmp-data", b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
     stored.set_type(pyvips.GValue.blob_type, "jpeg-thumbnail-data", encode(small, ".jpg", keep="none"))
-    source = stored.write_to_buffer(".jpg")
-    assert pyvips.Image.new_from_buffer(source, "").get_typeof("jpeg-thumbnail-data")
-
-    first = images.read(source)
+    first = images.read(stored.write_to_buffer(".jpg"))
     content = images.png(first).data
-    assert (images.read(content).pixels == first.pixels).all()  # EXIF's orientation must not turn it again
+    assert (images.read(content).pixels == first.pixels).all()
     written = pyvips.Image.new_from_buffer(content, "")
-    assert written.get("exif-ifd0-Copyright").startswith("The Author")
-    assert b"xmpmeta" in written.get("xmp-data")
     assert written.get_typeof("icc-profile-data")
-    assert not written.get_typeof("jpeg-thumbnail-data")
-    assert written.get("orientation") == 1
+    assert not [name for name in written.get_fields() if name.startswith("exif-") or name == "jpeg-thumbnail-data"]
+    assert b"The Author" not in content
 
 
 def jpeg() -> bytes:

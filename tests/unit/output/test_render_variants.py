@@ -124,6 +124,12 @@ def test_credit_in_xmp_wins_over_exif() -> None:
     assert {name: credit(data) for name, data in made.items()} == dict.fromkeys(made, (["Søren & Co"], "rights <held>"))
 
 
+def test_credit_is_read_from_the_original_when_the_image_is_another() -> None:
+    original = encoded(photo(), "JPEG", exif=exif(), xmp=xmp("Søren &amp; Co", "rights &lt;held&gt;"))
+    for made in variants(encoded(photo(), "PNG"), original):
+        assert credit(made.data or b"") == (["Søren & Co"], "rights <held>"), made.name
+
+
 def test_an_xmp_bomb_is_not_opened() -> None:
     bomb = xmp("&b;", "&b;", '<!DOCTYPE r [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>')
     made = rendered(encoded(photo(), "JPEG", xmp=bomb))

@@ -1,20 +1,19 @@
 """Whose picture it is stays with it; where and with what it was taken does not leave the house.
 
-    input               intermediate PNG (crop)              variants
-    EXIF                byte for byte, orientation upright    -
-    XMP                 as it is                              a new packet: creator and rights only
-    creator, rights     in the above                          from XMP, else from EXIF
+    the original        variants
+    EXIF                -
+    XMP                 a new packet: creator and rights only
+    creator, rights     from XMP, else from EXIF
 
 libvips rewrites EXIF text through libexif and turns every non-ASCII letter, the sign © included,
 into "?". So the few tags that matter are read from the EXIF bytes themselves.
-Sources: TIFF 6.0 section 2 (directories), EXIF 2.32 (tags), XMP parts 1 and 3, PNG 3 (eXIf, iTXt).
+Sources: TIFF 6.0 section 2 (directories), EXIF 2.32 (tags), XMP parts 1 and 3.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -25,8 +24,8 @@ import pyvips
 
 from output.render.images import blob_of
 
-ORIENTATION, ARTIST, COPYRIGHT = 0x0112, 0x013B, 0x8298
-ASCII, SHORT = 2, 3
+ARTIST, COPYRIGHT = 0x013B, 0x8298
+ASCII = 2
 TEXT_MAX: Final = 512  # characters of one name or notice; longer is no credit
 CREATORS_MAX: Final = 8
 
@@ -72,32 +71,12 @@ def exif_of(image: pyvips.Image) -> bytes:
     return blob_of(image, "exif-data").removeprefix(b"Exif\0\0")
 
 
-def with_metadata(png: bytes, exif: bytes, xmp: bytes) -> bytes:
-    """`png` with EXIF, its orientation set to upright, and XMP. EXIF whose first directory is unreadable is left out.
-
-    By hand, because libvips rewrites EXIF (see above) and puts XMP where XMP's standard does not look for it.
-    """
-    tags = list(_ifd0(exif))
-    upright = bytearray(exif)
-    for tag, kind, _, at in tags:
-        if tag == ORIENTATION and kind == SHORT:
-            struct.pack_into(_byte_order(exif) + "H", upright, at, 1)
-    chunks = _chunk(b"eXIf", bytes(upright)) if tags else b""
-    chunks += _chunk(b"iTXt", b"XML:com.adobe.xmp" + b"\0" * 5 + xmp) if xmp else b""
-    after_ihdr = 8 + 4 + 4 + 13 + 4  # signature, then IHDR: length, type, 13 bytes, checksum
-    return b"".join((png[:after_ihdr], chunks, memoryview(png)[after_ihdr:]))  # one copy: it may be half a gigabyte
-
-
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
 def _byte_order(exif: bytes) -> str:
     return "<" if exif[:2] == b"II" else ">"
 
 
-def _ifd0(exif: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """(tag, type, bytes of the value, its offset) of the first directory's SHORT and ASCII entries that lie inside."""
+def _ifd0(exif: bytes) -> Iterator[tuple[int, bytes]]:
+    """(tag, value) of the first directory's ASCII entries that lie inside."""
     if exif[:4] not in (b"II*\0", b"MM\0*") or len(exif) < 8:
         return
     order = _byte_order(exif)
@@ -106,15 +85,14 @@ def _ifd0(exif: bytes) -> Iterator[tuple[int, int, int, int]]:
         return
     (count,) = struct.unpack_from(order + "H", exif, start)
     for at in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind, items = struct.unpack_from(order + "HHI", exif, at)
-        size = items * {ASCII: 1, SHORT: 2}.get(kind, 0)
+        tag, kind, size = struct.unpack_from(order + "HHI", exif, at)
         offset = at + 8 if size <= 4 else struct.unpack_from(order + "I", exif, at + 8)[0]
-        if 0 < size <= len(exif) - offset:
-            yield tag, kind, size, offset
+        if kind == ASCII and 0 < size <= len(exif) - offset:
+            yield tag, exif[offset : offset + size]
 
 
 def _exif_credit(exif: bytes) -> Credit:
-    text = {tag: _text(exif[at : at + size]) for tag, kind, size, at in _ifd0(exif) if kind == ASCII}
+    text = {tag: _text(value) for tag, value in _ifd0(exif)}
     artist = text.get(ARTIST, "")
     return Credit((artist,) if artist else (), text.get(COPYRIGHT, ""))
 

@@ -1,4 +1,7 @@
-"""The phases as the sandbox calls them: bytes and the command's parameters in, pictures to store out."""
+"""The phases as the sandbox calls them: pictures to store out of the image, the original and the command's parameters.
+
+`original` is None when the image is the original itself.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from output.render import variants as forms
 from output.render.images import Rendered
 
 
-def crop(data: bytes, parameters: Mapping[str, JsonValue]) -> list[Rendered]:
+def crop(data: bytes, original: bytes | None, parameters: Mapping[str, JsonValue]) -> list[Rendered]:
     """The `crop` phase. Raises what `crop.crop` raises."""
     return [composition.crop(data, parameters)]
 
 
-def variants(data: bytes, _parameters: Mapping[str, JsonValue]) -> list[Rendered]:
+def variants(data: bytes, original: bytes | None, parameters: Mapping[str, JsonValue]) -> list[Rendered]:
     """The `variants` phase. Raises what `variants.variants` raises."""
-    return forms.variants(data)
+    return forms.variants(data, original)

@@ -44,15 +44,16 @@ VARIANTS: Final[tuple[Variant, ...]] = (
 )  # fmt: skip
 
 
-def variants(data: bytes) -> list[Rendered]:
+def variants(data: bytes, original: bytes | None = None) -> list[Rendered]:
     """Every row of VARIANTS for the image `data`, in the table's order; the same input gives the same bytes.
 
-    Upright sRGB with its profile; creator and rights as XMP and no other metadata; never enlarged.
+    Upright sRGB with its profile; creator and rights as XMP and no other metadata; never enlarged. The credit is read
+    from `original` when the image is another: the phases in between hand on pixels only.
     Raises IMAGE_CORRUPT and IMAGE_TOO_LARGE.
     """
     whole = upright_size(read_header(data))
     image = decode(data, max(row.box for row in VARIANTS))
-    packet = xmp_packet(credit_of(image))
+    packet = xmp_packet(credit_of(read_header(original) if original else image))
     rendered = []
     for box, rows in groupby(VARIANTS, key=lambda row: row.box):
         image = resized(image, *fitted(*whole, box)).copy_memory()
