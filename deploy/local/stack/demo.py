@@ -104,9 +104,8 @@ async def _show(connection: Connection, folder: Path, style: str, *, live: bool)
         with Live(get_renderable=board, console=_out, refresh_per_second=FRAMES_PER_S, transient=True) as screen:
             if not live:
                 screen.stop()
-            rows = await submit_all(
-                client, [sample.path for sample in samples], {"style": style}, watch=True, changed=changed
-            )
+            paths = [sample.path for sample in samples]
+            rows = await submit_all(client, paths, {"style": style}, watch=True, changed=changed)
         for row in rows:
             if row.job:
                 for artifact in row.job.artifacts:
@@ -151,11 +150,8 @@ def _tell(shown: Shown, url: str, ready_s: float | None) -> None:
     if ready_s is not None:
         _out.print(f"Stack ready in {ready_s} s.", highlight=False)
     _out.print(f"Outputs: {shown.outputs}", highlight=False, soft_wrap=True)
-    _out.print(
-        f"Console: {url} (the key: SAFELIGHT_API_KEY in {shown.outputs.parents[1] / 'secrets.json'})",
-        highlight=False,
-        soft_wrap=True,
-    )
+    secrets = shown.outputs.parents[1] / "secrets.json"
+    _out.print(f"Console: {url} (its key: SAFELIGHT_API_KEY in {secrets})", highlight=False, soft_wrap=True)
 
 
 def _say_end(as_json: bool, sentence: str) -> None:
