@@ -78,13 +78,13 @@ _INPUTS: Final = ("evt.upload.v1.received", "evt.phase.v1.succeeded", "evt.phase
 # fmt: off
 CONSUMERS: Final[tuple[Consumer, ...]] = (
     #        name                   stream         owner           subjects                 ack_wait  retry  pending
-    Consumer("ingest-analysis",     COMMANDS.name, "ingest",       ("cmd.analysis.v1.run",), 30.0, _OUTAGE,  64),
-    Consumer("gpu-bridge-calls",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.run.*",),    30.0, _OUTAGE,  256),
-    Consumer("output-render",       COMMANDS.name, "output",       ("cmd.render.v1.run.*",), 30.0, _OUTAGE,  64),
-    Consumer("orchestrator-inputs", EVENTS.name,   "orchestrator", _INPUTS,                  30.0, _PATIENT, 2000),
-    Consumer("orchestrator-dead",   DEAD.name,     "orchestrator", ("dead.cmd.>",),          30.0, _PATIENT, 256),
-    Consumer("bench-noop",          COMMANDS.name, "bench",        ("cmd.bench.v1.run",),    30.0, _OUTAGE,  5000),
-    Consumer("output-projection",   EVENTS.name,   "output",       _STATUS,                  30.0, _PATIENT, 2000),
+    Consumer("ingest-analysis",     COMMANDS.name, "ingest",       ("cmd.analysis.v1.run",), 10.0, _OUTAGE,  64),
+    Consumer("gpu-bridge-calls",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.run.*",),    10.0, _OUTAGE,  256),
+    Consumer("output-render",       COMMANDS.name, "output",       ("cmd.render.v1.run.*",), 10.0, _OUTAGE,  64),
+    Consumer("orchestrator-inputs", EVENTS.name,   "orchestrator", _INPUTS,                  10.0, _PATIENT, 2000),
+    Consumer("orchestrator-dead",   DEAD.name,     "orchestrator", ("dead.cmd.>",),          10.0, _PATIENT, 256),
+    Consumer("bench-noop",          COMMANDS.name, "bench",        ("cmd.bench.v1.run",),    10.0, _OUTAGE,  5000),
+    Consumer("output-projection",   EVENTS.name,   "output",       _STATUS,                  10.0, _PATIENT, 2000),
 )
 # fmt: on
 

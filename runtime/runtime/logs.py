@@ -1,6 +1,6 @@
 """Structured logs: one JSON object a line on stderr, static dotted event names, values as keys.
 
-`bind(job=..., phase=..., attempt=...)` puts keys on every line of the current task; the trace
+`work("job.phase.attempt")` puts job, phase and attempt on every line of the current task; the trace
 id is added from the current span. Uncaught library logs pass through the same renderer.
 No line holds user bytes, file names or text: log references and codes.
 """
@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import structlog
 from opentelemetry import trace
-from structlog.contextvars import bound_contextvars as bind
-
-__all__ = ["bind", "configure", "get"]
+from structlog.contextvars import bound_contextvars
 
 
 def _trace_id(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -24,6 +23,14 @@ def _trace_id(_logger: object, _method: str, line: MutableMapping[str, Any]) -> 
     if context.is_valid:
         line.setdefault("trace_id", f"{context.trace_id:032x}")
     return line
+
+
+def work(key: str) -> AbstractContextManager[None]:
+    """Name the work on every line inside: `key` is `job` or `job.phase.attempt`, as messages carry it."""
+    job, _, rest = key.partition(".")
+    phase, _, attempt = rest.rpartition(".")
+    named = {"job": job, "phase": phase, "attempt": int(attempt) if attempt.isdecimal() else None}
+    return bound_contextvars(**{name: value for name, value in named.items() if value})
 
 
 def configure(service: str, level: str = "info") -> None:

@@ -83,6 +83,8 @@ async def draft(engine: AsyncEngine, metadata: MetaData) -> str:
 
 
 def _context(conn: Connection, schema: str) -> MigrationContext:
+    # A role that is named like its schema has it as its default, and Alembic does not name the default schema.
+    conn.dialect.default_schema_name = "public"
     return MigrationContext.configure(
         conn,
         opts={

@@ -78,6 +78,8 @@ def verdict(problem: Exception, deliveries: int, consumer: topology.Consumer) ->
         return Dead(problem.code, problem.detail)
     if isinstance(problem, ValidationError):
         return Dead("MESSAGE_INVALID", f"{problem.error_count()} fields do not fit {problem.title}")
+    if isinstance(problem, json.JSONDecodeError | UnicodeDecodeError):
+        return Dead("MESSAGE_INVALID", "the body is no JSON")
     known = isinstance(problem, SafelightError)
     if deliveries > len(consumer.retry_s):
         return Dead(problem.code if known else "INTERNAL", problem.detail if known else type(problem).__name__)  # type: ignore[attr-defined]
@@ -144,7 +146,7 @@ class SettleMiddleware(BaseMiddleware):
                 kind=SpanKind.CONSUMER,
                 attributes=_attributes(raw, row),
             ) as span,
-            logs.bind(key=headers.get(HEADER_SUBJECT)),
+            logs.work(headers.get(HEADER_SUBJECT, "")),
         ):
             async with _in_progress([raw], row):
                 try:
@@ -318,14 +320,18 @@ class _Pull:
         arrived = [first]
         while len(arrived) < self._batch_max and self._subscription.pending_msgs:
             arrived.append(await self._subscription.next_msg(timeout=1))
-        messages = [message for message in arrived if not self._is_status(message)]
-        self._owed -= len(messages)
+        statuses = [status for message in arrived if (status := _status(message))]
+        messages = [message for message in arrived if not _status(message)]
+        self._owed = 0 if statuses else self._owed - len(messages)
+        if any(status not in _ORDINARY for status in statuses):  # e.g. 503: nobody answers for this consumer
+            log.warning("settle.pull_refused", statuses=statuses)
+            await asyncio.sleep(BROKEN_PULL_PAUSE_S)
         return messages
 
-    def _is_status(self, message: Msg) -> bool:
-        """Status messages (404 none, 408 expired, 409 limit) end the request that they answer."""
-        if "Status" not in (message.headers or {}) or message.data:
-            return False
-        if message.subject == f"{self._inbox}.{self._round}":
-            self._owed = 0
-        return True
+
+_ORDINARY = ("404", "408")  # none there, request expired
+
+
+def _status(message: Msg) -> str | None:
+    """The code of a message by which the server ends a pull request, None for one of the stream's."""
+    return None if message.data else (message.headers or {}).get("Status")

@@ -82,7 +82,7 @@ class Runner:
         started_at = clock.now()
         function = function_named(call.function)
         with (
-            logs.bind(key=call.key),
+            logs.work(call.key),
             telemetry.span(
                 f"call {function.name}",
                 traceparent=call.traceparent,

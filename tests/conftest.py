@@ -1,0 +1,3 @@
+"""Fixtures of every test: real servers (see tests/servers)."""
+
+pytest_plugins = ("tests.servers.fixtures",)
