@@ -149,5 +149,7 @@ async def run(nats_url: str, user: str | None, password: str | None, *, jobs: in
     finally:
         await nc.close()
     p50, p99 = statistics.median(alone), alone[int(len(alone) * 0.99) - 1]
-    print(f"orchestration   {fast.jobs_per_s:8.0f} jobs/s   ({fast.jobs} jobs x 6 no-op phases in {fast.seconds:.1f} s)")
+    print(
+        f"orchestration   {fast.jobs_per_s:8.0f} jobs/s   ({fast.jobs} jobs x 6 no-op phases in {fast.seconds:.1f} s)"
+    )
     print(f"one job idle    p50 {p50:.0f} ms   p99 {p99:.0f} ms   (six phases, {singles} jobs)")

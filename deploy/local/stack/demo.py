@@ -70,7 +70,7 @@ def demo(
         state = control.up(home).state
         where = control.client_environment(home)
         connection = Connection(where["SAFELIGHT_URL"], where["SAFELIGHT_API_KEY"])
-        shown = asyncio.run(_show(connection, home.path / "demo", style, live=not as_json))
+        shown = asyncio.run(show(connection, home.path / "demo", style, live=not as_json))
     except KeyboardInterrupt:
         if ours:
             control.down(home)
@@ -87,7 +87,8 @@ def demo(
     raise typer.Exit(int(shown.failed))
 
 
-async def _show(connection: Connection, folder: Path, style: str, *, live: bool) -> Shown:
+async def show(connection: Connection, folder: Path, style: str, *, live: bool) -> Shown:
+    """Write the samples, submit them all, follow them to their ends, fetch the variants into `folder`/outputs."""
     samples = await asyncio.to_thread(write_samples, folder / "samples")
     outputs = folder / "outputs"
     shutil.rmtree(outputs, ignore_errors=True)

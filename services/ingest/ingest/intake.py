@@ -38,7 +38,7 @@ ENVELOPE_BYTES: Final = 64 * 2**10
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The head is of a type that the pipeline takes."""
+    """The head is of a type that can be decoded here."""
 
     media_type: str
 
@@ -61,17 +61,15 @@ SMALLEST_HEADER: Final[dict[str, int]] = {
     "image/avif":    20,  # ftyp box: size 4, name 4, brand 4, version 4, one compatible brand 4
 }
 
-ACCEPTED: Final[dict[str, frozenset[str]]] = {
-    # pipeline   media types. Only what analysis.formats can decode: a test holds the two together.
-    "photo":     frozenset({"image/jpeg", "image/png", "image/webp", "image/tiff", "image/avif"}),
-}
+# What analysis.formats can decode: a test holds the two together. Which of them a pipeline takes is the pipeline's to say.
+DECODABLE: Final = frozenset({"image/jpeg", "image/png", "image/webp", "image/tiff", "image/avif"})
 
 ADVICE: Final[dict[str, str]] = {
     # media type            why not, and what to send instead
     "image/heic":           "HEIC needs an HEVC decoder, which this build of libvips has not; send JPEG or AVIF.",
     "image/gif":            "GIF holds 256 colours and is no photo format; send JPEG, PNG or WebP.",
     "image/x-canon-cr2":    "Camera RAW is not developed here; send JPEG or TIFF.",
-    "application/pdf":      "This is a PDF document; this pipeline takes images.",
+    "application/pdf":      "This is a PDF document; images are taken here.",
 }
 # fmt: on
 
@@ -94,18 +92,14 @@ def judge_length(content_length: int | None, bytes_max: int) -> Refused | None:
     return None
 
 
-def judge_head(head: bytes, pipeline: str) -> Accepted | Refused:
-    """Decide by content. `head` is the file's first HEAD_BYTES, or the whole file where it is shorter.
-
-    Raises KeyError for a pipeline that is not in ACCEPTED.
-    """
-    accepted = ACCEPTED[pipeline]
+def judge_head(head: bytes) -> Accepted | Refused:
+    """Decide by content. `head` is the file's first HEAD_BYTES, or the whole file where it is shorter."""
     if not head:
         return Refused("UPLOAD_EMPTY", "The file has no bytes.")
     media_type = sniff(head)
-    if media_type in accepted:
+    if media_type in DECODABLE:
         return Accepted(media_type)
-    expected = ", ".join(sorted(accepted))
+    expected = ", ".join(sorted(DECODABLE))
     why = ADVICE.get(media_type or "", f"The content is none of: {expected}.")
     return Refused("MEDIA_TYPE_UNSUPPORTED", why)
 

@@ -116,13 +116,14 @@ class _Intake:
         return self._hash.hexdigest(), self.size, self.media_type
 
     def _judge(self) -> None:
-        verdict = judge_head(self._head, "photo")
-        self._refuse(verdict)
+        verdict = judge_head(self._head)
+        if isinstance(verdict, Refused):
+            raise error(verdict.code, verdict.detail)
         self.media_type = verdict.media_type
 
     @staticmethod
-    def _refuse(verdict: object) -> None:
-        if isinstance(verdict, Refused):
+    def _refuse(verdict: Refused | None) -> None:
+        if verdict:
             raise error(verdict.code, verdict.detail)
 
 

@@ -1,33 +1,30 @@
 """Events become rows: the picture of a job that the API reads.
 
-Events may come twice (the inbox refuses them) or late (an older `revision` changes nothing).
-A batch is one transaction; readers that wait are told by NOTIFY when it commits.
+Events may come twice (the inbox refuses them) or late (the picture ignores them). A batch is one
+transaction of a few set-based statements; readers that wait are told by NOTIFY when it commits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts import jobs
-from contracts.channel import Channel
 from contracts.errors import error
-from contracts.jobs import JobDead, JobFailed, JobPhaseChanged, JobStarted, JobSucceeded, Status
 from contracts.message import Message
-from contracts.phases import PHASE_PROGRESSED, PhaseProgressed
-from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
-from output.tables import EVENTS, INBOX, JOBS, PHASES
+from output.picture import CHANNELS, Picture
+from output.tables import INBOX, JOBS, PHASES
 from runtime import inbox, telemetry
 from runtime.settle import Delivery
 
 NOTIFY: Final = "output_events"  # payload: the job's id
-
-Apply = Callable[[AsyncConnection, Any, Delivery], Awaitable[bool]]
+UNTOLD: Final = {"tenant", "original", "attachments"}  # what a client has no use for
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,138 +38,104 @@ class Projection:
         read = [(delivery, _read(delivery)) for delivery in deliveries]
         async with self.engine.begin() as conn:
             fresh = await inbox.insert_new(conn, INBOX, [delivery.message_id for delivery, _ in read])
+            pictures = await _load(conn, {event.job_id for _, event in read})
+            news: list[Any] = []
             for delivery, event in read:
                 if delivery.message_id not in fresh:
                     continue
-                fresh.discard(delivery.message_id)
-                if await _APPLY[delivery.subject](conn, event, delivery):
-                    await _tell(conn, event)
+                fresh.discard(delivery.message_id)  # twice in one batch is still once
+                trace_id = telemetry.trace_id(delivery.traceparent)
+                if pictures[event.job_id].apply(delivery.subject, event, trace_id):
+                    news.append(event)
+            changed = {event.job_id: pictures[event.job_id] for event in news}
+            await _save_jobs(conn, [picture.job for picture in changed.values() if picture.job])
+            await _save_phases(conn, changed)
+            await _tell(conn, news)
 
 
-def _read(delivery: Delivery) -> Message:
-    channel = _CHANNELS.get(delivery.subject)
+def _read(delivery: Delivery) -> Any:
+    channel = CHANNELS.get(delivery.subject)
     if channel is None:
         raise error("MESSAGE_INVALID", f"no event comes on {delivery.subject}")
     event: Message = channel.message.model_validate_json(delivery.body)
     return event
 
 
-async def _tell(conn: AsyncConnection, event: Any) -> None:
-    data = event.model_dump(mode="json", exclude={"tenant", "original", "attachments"})
-    await conn.execute(insert(EVENTS).values(job_id=event.job_id, type=event.TYPE, data=data))
-    await conn.execute(select(func.pg_notify(NOTIFY, str(event.job_id))))
+async def _load(conn: AsyncConnection, ids: set[UUID]) -> defaultdict[UUID, Picture]:
+    """The jobs' pictures, locked in the order of their ids; a job that is not there has an empty one."""
+    pictures: defaultdict[UUID, Picture] = defaultdict(Picture)
+    locked = select(JOBS).where(JOBS.c.id.in_(ids)).order_by(JOBS.c.id).with_for_update()
+    for row in (await conn.execute(locked)).mappings():
+        pictures[row["id"]].job = dict(row)
+    for row in (await conn.execute(select(PHASES).where(PHASES.c.job_id.in_(list(pictures))))).mappings():
+        pictures[row["job_id"]].phases[row["name"]] = dict(row)
+    return pictures
 
 
-# Each returns whether it changed anything: what is late or a repetition is not told again.
-
-
-async def _upload_received(conn: AsyncConnection, event: UploadReceived, delivery: Delivery) -> bool:
-    done = await conn.execute(
-        insert(JOBS)
-        .values(
-            id=event.job_id,
-            tenant=event.tenant,
-            upload_id=event.upload_id,
-            pipeline=event.pipeline,
-            status=Status.QUEUED,
-            revision=0,
-            trace_id=telemetry.trace_id(delivery.traceparent),
-            phase_names=[],
-            created_at=event.received_at,
-        )
-        .on_conflict_do_nothing()
+async def _save_jobs(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    await conn.exec_driver_sql(
+        "INSERT INTO output.jobs (id, tenant, upload_id, pipeline, pipeline_version, status, degraded, revision, "
+        "trace_id, phase_names, error, created_at, started_at, ended_at) "
+        "SELECT id, tenant, upload_id, pipeline, pipeline_version, status, degraded, revision, trace_id, "
+        "phase_names::jsonb, error::jsonb, created_at, started_at, ended_at FROM unnest($1::uuid[], $2::text[], "
+        "$3::uuid[], $4::text[], $5::int[], $6::text[], $7::bool[], $8::int[], $9::text[], $10::text[], $11::text[], "
+        "$12::timestamptz[], $13::timestamptz[], $14::timestamptz[]) AS rows (id, tenant, upload_id, pipeline, "
+        "pipeline_version, status, degraded, revision, trace_id, phase_names, error, created_at, started_at, ended_at) "
+        "ON CONFLICT (id) DO UPDATE SET pipeline_version = excluded.pipeline_version, status = excluded.status, "
+        "degraded = excluded.degraded, revision = excluded.revision, phase_names = excluded.phase_names, "
+        "error = excluded.error, started_at = excluded.started_at, ended_at = excluded.ended_at "
+        "WHERE jobs.revision <= excluded.revision",
+        tuple([_cell(name, row[name]) for row in rows] for name in _JOB_COLUMNS),
     )
-    return done.rowcount == 1
 
 
-async def _started(conn: AsyncConnection, event: JobStarted, delivery: Delivery) -> bool:
-    known = {
-        "pipeline_version": event.pipeline_version,
-        "phase_names": event.phases,
-        "started_at": event.at,
-    }
-    done = await conn.execute(
-        insert(JOBS)
-        .values(
-            id=event.job_id,
-            tenant=event.tenant,
-            upload_id=event.upload_id,
-            pipeline=event.pipeline,
-            status=Status.RUNNING,
-            revision=event.revision,
-            trace_id=telemetry.trace_id(delivery.traceparent),
-            created_at=event.at,
-            **known,
-        )
-        .on_conflict_do_update(
-            index_elements=[JOBS.c.id],
-            set_={**known, "status": Status.RUNNING, "revision": event.revision},
-            where=JOBS.c.revision < event.revision,
-        )
+_JOB_COLUMNS: Final = tuple(column.name for column in JOBS.columns)
+
+
+def _cell(column: str, value: Any) -> Any:
+    if column in ("phase_names", "error"):
+        return None if value is None else json.dumps(value)
+    return str(value) if column == "status" else value
+
+
+async def _save_phases(conn: AsyncConnection, pictures: Mapping[UUID, Picture]) -> None:
+    rows = [(job_id, row) for job_id, picture in pictures.items() for row in picture.phases.values()]
+    if not rows:
+        return
+    await conn.exec_driver_sql(
+        "INSERT INTO output.phases (job_id, name, revision, status, attempt, progress, state) "
+        "SELECT job_id, name, revision, status, attempt, progress, state::jsonb FROM unnest($1::uuid[], $2::text[], "
+        "$3::int[], $4::text[], $5::int[], $6::float8[], $7::text[]) AS rows (job_id, name, revision, status, attempt, "
+        "progress, state) ON CONFLICT (job_id, name) DO UPDATE SET revision = excluded.revision, "
+        "status = excluded.status, attempt = excluded.attempt, progress = excluded.progress, state = excluded.state "
+        "WHERE phases.revision <= excluded.revision",
+        (
+            [job_id for job_id, _ in rows],
+            [row["name"] for _, row in rows],
+            [row["revision"] for _, row in rows],
+            [str(row["status"]) for _, row in rows],
+            [row["attempt"] for _, row in rows],
+            [row["progress"] for _, row in rows],
+            [json.dumps(row["state"]) for _, row in rows],
+        ),
     )
-    return done.rowcount == 1
 
 
-async def _phase_changed(conn: AsyncConnection, event: JobPhaseChanged, _delivery: Delivery) -> bool:
-    now = {
-        "revision": event.revision,
-        "status": event.status,
-        "attempt": event.attempt,
-        "progress": 1.0 if event.status is Status.SUCCEEDED else None,
-        "state": event.model_dump(mode="json", exclude={"job_id", "tenant", "revision", "at"}),
-    }
-    done = await conn.execute(
-        insert(PHASES)
-        .values(job_id=event.job_id, name=event.phase, **now)
-        .on_conflict_do_update(
-            index_elements=[PHASES.c.job_id, PHASES.c.name], set_=now, where=PHASES.c.revision <= event.revision
-        )
+async def _tell(conn: AsyncConnection, news: Sequence[Any]) -> None:
+    if not news:
+        return
+    await conn.exec_driver_sql(
+        "INSERT INTO output.events (job_id, type, data) SELECT job_id, type, data::jsonb "
+        "FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS rows (job_id, type, data, n) ORDER BY n",
+        (
+            [event.job_id for event in news],
+            [event.TYPE for event in news],
+            [event.model_dump_json(exclude=UNTOLD) for event in news],
+        ),
     )
-    return done.rowcount == 1
-
-
-async def _progressed(conn: AsyncConnection, event: PhaseProgressed, _delivery: Delivery) -> bool:
-    done = await conn.execute(
-        update(PHASES)
-        .where(
-            PHASES.c.job_id == event.job_id,
-            PHASES.c.name == event.phase,
-            PHASES.c.attempt == event.attempt,
-            PHASES.c.status == Status.RUNNING,
-            func.coalesce(PHASES.c.progress, 0.0) < event.fraction,
-        )
-        .values(progress=event.fraction)
+    await conn.exec_driver_sql(
+        "SELECT pg_notify($1, job) FROM unnest($2::text[]) AS job",
+        (NOTIFY, sorted({str(event.job_id) for event in news})),
     )
-    return done.rowcount == 1
-
-
-async def _ended(conn: AsyncConnection, event: Any, values: Mapping[str, Any]) -> bool:
-    done = await conn.execute(
-        update(JOBS)
-        .where(JOBS.c.id == event.job_id, JOBS.c.revision <= event.revision)
-        .values(revision=event.revision, ended_at=event.at, **values)
-    )
-    return done.rowcount == 1
-
-
-async def _succeeded(conn: AsyncConnection, event: JobSucceeded, _delivery: Delivery) -> bool:
-    return await _ended(conn, event, {"status": Status.SUCCEEDED, "degraded": event.degraded, "error": None})
-
-
-async def _failed(conn: AsyncConnection, event: JobFailed | JobDead, _delivery: Delivery) -> bool:
-    status = Status.FAILED if isinstance(event, JobFailed) else Status.DEAD
-    problem = {"code": event.code, "detail": event.detail, "phase": event.phase}
-    return await _ended(conn, event, {"status": status, "error": problem})
-
-
-_TABLE: Final[tuple[tuple[Channel[Any], Apply], ...]] = (
-    (UPLOAD_RECEIVED, _upload_received),
-    (jobs.JOB_STARTED, _started),
-    (jobs.JOB_PHASE_CHANGED, _phase_changed),
-    (PHASE_PROGRESSED, _progressed),
-    (jobs.JOB_SUCCEEDED, _succeeded),
-    (jobs.JOB_FAILED, _failed),
-    (jobs.JOB_DEAD, _failed),
-)
-_CHANNELS: Final = {channel.subject: channel for channel, _ in _TABLE}
-_APPLY: Final = {channel.subject: apply for channel, apply in _TABLE}

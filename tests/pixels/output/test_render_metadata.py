@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from output.render.images import with_blob
 from output.render.metadata import TEXT_MAX, Credit, credit_of, xmp_packet
-from tests.unit.output.render_pictures import CREATOR, RIGHTS, encoded, exif, photo, xmp
+from tests.pixels.output.render_pictures import CREATOR, RIGHTS, encoded, exif, photo, xmp
 
 BLANK = pyvips.Image.black(8, 8, bands=3)
 PNG = encoded(photo(8, 8))

@@ -13,9 +13,9 @@ from contracts.errors import ERRORS
 from gpu_functions.catalog import CATALOG, EngineRow
 from gpu_functions.engine import Facts, Output
 from gpu_functions.runner import Runner
-from tests.unit.gpu_functions import cubes
-from tests.unit.gpu_functions.conftest import TRACEPARENT, Storage
-from tests.unit.gpu_functions.pictures import decode, encode
+from tests.pixels.gpu_functions import cubes
+from tests.pixels.gpu_functions.conftest import TRACEPARENT, Storage
+from tests.pixels.gpu_functions.pictures import decode, encode
 
 LUT = cubes.text(3, cubes.film)
 

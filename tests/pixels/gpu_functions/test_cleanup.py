@@ -11,7 +11,7 @@ import pytest
 
 from gpu_functions import cleanup, images
 from gpu_functions.cleanup import ExitSign, PowerLine
-from tests.unit.gpu_functions.pictures import deepen, encode, psnr, shipped
+from tests.pixels.gpu_functions.pictures import deepen, encode, psnr, shipped
 
 SAG = [(t, 0.1 + 0.05 * t + 0.24 * t * (1 - t)) for t in np.linspace(0, 1, 16)]
 BOX = (0.66, 0.08, 0.18, 0.08)  # on the sky of `camera`

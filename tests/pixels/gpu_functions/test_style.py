@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from contracts.errors import SafelightError
 from gpu_functions import cube, images, style
-from tests.unit.gpu_functions import cubes
-from tests.unit.gpu_functions.pictures import encode
+from tests.pixels.gpu_functions import cubes
+from tests.pixels.gpu_functions.pictures import encode
 
 DEPTHS = pytest.mark.parametrize("depth", [np.uint8, np.uint16], ids=["8 bit", "16 bit"])
 

@@ -13,7 +13,7 @@ from PIL import Image
 from contracts.errors import SafelightError
 from output.render.crop import CropParameters, Reason, Window, choose, crop
 from output.render.images import Rendered
-from tests.unit.output.render_pictures import (
+from tests.pixels.output.render_pictures import (
     CREATOR,
     RIGHTS,
     encoded,

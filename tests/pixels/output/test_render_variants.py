@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from contracts.errors import SafelightError
 from output.render.images import fitted, is_srgb, resized, to_8_bit
 from output.render.variants import VARIANTS, variants
-from tests.unit.output.render_pictures import (
+from tests.pixels.output.render_pictures import (
     CREATOR,
     RIGHTS,
     SECRETS,

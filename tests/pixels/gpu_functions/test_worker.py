@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import pyvips
 
-from tests.unit.gpu_functions import cubes
-from tests.unit.gpu_functions.conftest import Storage
-from tests.unit.gpu_functions.pictures import encode
+from tests.pixels.gpu_functions import cubes
+from tests.pixels.gpu_functions.conftest import Storage
+from tests.pixels.gpu_functions.pictures import encode
 
 LIMIT = 640 << 20  # the libraries of the style engine map 400 MiB; 64 megapixels need 192 MB more than once
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from contracts.envelope import CallRequest, Item, ReadUrl, WriteUrl
-from tests.unit.gpu_functions import pictures
+from tests.pixels.gpu_functions import pictures
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

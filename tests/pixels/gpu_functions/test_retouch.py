@@ -11,7 +11,7 @@ import pytest
 
 from gpu_functions import images, retouch
 from gpu_functions.facemesh import FaceMesh
-from tests.unit.gpu_functions.pictures import deepen, encode
+from tests.pixels.gpu_functions.pictures import deepen, encode
 
 BOX = (0.33, 0.12, 0.22, 0.25)  # the astronaut's face
 CHEEK = (slice(110, 130), slice(245, 262))  # skin without edges

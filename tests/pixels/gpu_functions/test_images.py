@@ -11,7 +11,7 @@ from skimage import color
 
 from contracts.errors import SafelightError
 from gpu_functions import images
-from tests.unit.gpu_functions.pictures import deepen, encode, vips
+from tests.pixels.gpu_functions.pictures import deepen, encode, vips
 
 P3_TO_XYZ = np.array([[0.48657, 0.26567, 0.19822], [0.22897, 0.69174, 0.07929], [0.0, 0.04511, 1.04394]])
 

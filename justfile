@@ -1,0 +1,51 @@
+# Everything one does with this repository. `python3 start.py RECIPE` runs a recipe where there is no `just`.
+
+# pip's variable for a folder of wheels is understood here too.
+export UV_FIND_LINKS := env("UV_FIND_LINKS", replace(env("PIP_FIND_LINKS", ""), " ", ","))
+# The first start should not spend its seconds compiling.
+export UV_COMPILE_BYTECODE := if path_exists(justfile_directory() / ".venv") == "true" { "0" } else { "1" }
+export PATH := justfile_directory() / ".tools/bin" + ":" + env("PATH")
+
+[private]
+default:
+    @just --list --unsorted
+
+# a dozen real photos through the whole pipeline on the embedded stack
+demo *arguments:
+    uv run safelight demo {{ arguments }}
+
+# start every server and service, wait until ready
+up *arguments:
+    uv run safelight up {{ arguments }}
+
+# let work finish, then stop everything; data stay
+down:
+    uv run safelight down
+
+# what runs, where, how big
+status *arguments:
+    uv run safelight status {{ arguments }}
+
+# what the processes wrote: `just logs ingest -f`
+logs *arguments:
+    uv run safelight logs {{ arguments }}
+
+# lint, types, import rules, then every test
+test *arguments: check
+    uv run pytest {{ arguments }}
+
+# lint, types and import rules
+check:
+    uv run ruff check
+    uv run ruff format --check
+    uv run mypy contracts runtime services deploy tests start.py
+    uv run lint-imports
+
+# measure; without a name, everything: `just bench idle`
+bench *names:
+    uv run python -m tests.bench {{ names }}
+
+# bring the code into shape
+fmt:
+    uv run ruff check --fix
+    uv run ruff format

@@ -1,0 +1,7 @@
+"""What a photo shows: imported only in the child process that decodes it."""
+
+from __future__ import annotations
+
+from ingest.analysis.photo import analyze
+
+__all__ = ["analyze"]

@@ -1,0 +1,107 @@
+"""`just bench [idle|orchestration|photos]`: figures of the whole stack, started for the purpose on free ports.
+
+    idle            memory and CPU of a stack that has nothing to do, before and after the demo set
+    orchestration   jobs/s through six no-op phases, and the latency of one job
+    photos          seconds per phase of the demo set, and photos/s
+
+Figures are printed with what they were measured on: compare within one run, not between machines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from console.client import Connection
+from stack import control, demo
+from stack.home import Home
+from stack.ports import anywhere
+from tests.bench import orchestration
+
+IDLE_S = 20.0
+MIB = 1024 * 1024
+
+
+def family(home: Home) -> list[psutil.Process]:
+    """Every process of the stack: the supervisor and all below it."""
+    owner = psutil.Process(home.read_state()["supervisor"]["pid"])
+    return [owner, *owner.children(recursive=True)]
+
+
+def idle(home: Home, when: str) -> None:
+    """Resident memory (sum of RSS, and PSS where shared pages are counted once) and CPU over IDLE_S seconds."""
+    processes = family(home)
+    before = sum(sum(p.cpu_times()[:2]) for p in processes)
+    started = time.perf_counter()
+    time.sleep(IDLE_S)  # the measurement itself: what does an idle stack use in this time?
+    took = time.perf_counter() - started
+    alive = [p for p in processes if p.is_running()]
+    cpu = (sum(sum(p.cpu_times()[:2]) for p in alive) - before) / took
+    rss = sum(p.memory_info().rss for p in alive)
+    pss = sum(getattr(p.memory_full_info(), "pss", p.memory_info().rss) for p in alive)
+    print(
+        f"idle {when:<11} {rss / MIB:6.0f} MiB RSS   {pss / MIB:6.0f} MiB PSS   {cpu:6.2%} of one core   "
+        f"({len(alive)} processes)"
+    )
+
+
+def photos(home: Home) -> None:
+    """The demo set through the front door."""
+    where = control.client_environment(home)
+    connection = Connection(where["SAFELIGHT_URL"], where["SAFELIGHT_API_KEY"])
+    started = time.perf_counter()
+    shown = asyncio.run(demo.show(connection, home.path / "demo", demo.STYLE, live=False))
+    took = time.perf_counter() - started
+    failed = [row.error or (row.job and row.job.error) for row in shown.rows if row.failed]
+    rate = len(shown.rows) / took
+    print(f"photos          {len(shown.rows)} in {took:.1f} s ({rate:.2f}/s), {len(failed)} failed {failed or ''}")
+    for name, row in demo.seconds_by_phase(shown.rows).items():
+        median, longest = row["median_s"], row["longest_s"]
+        print(f"  {name:<12}  {row['photos']:3.0f} photos   median {median:.2f} s   longest {longest:.2f} s")
+
+
+def noop(home: Home) -> None:
+    """The cost of orchestration alone."""
+    broker = control.setup_environment(home)
+    url, user, password = (broker[f"SAFELIGHT_NATS_{name}"] for name in ("URL", "USER", "PASSWORD"))
+    asyncio.run(orchestration.run(url, user, password))
+
+
+def main() -> None:
+    """Start a stack, measure what was asked for, take it down."""
+    wanted = sys.argv[1:] or ["idle", "orchestration", "photos"]
+    known: dict[str, Callable[[Home], None]] = {
+        "idle": lambda home: idle(home, "at start"),
+        "orchestration": noop,
+        "photos": photos,
+    }
+    if strangers := set(wanted) - set(known):
+        sys.exit(f"no bench is called {', '.join(sorted(strangers))}; there are {', '.join(known)}")
+    os.environ["SAFELIGHT_BENCH_PIPELINES"] = "true"
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder).resolve() / ".safelight")
+        home.path.mkdir()
+        home.write_state({"ports": anywhere()})
+        os.environ["SAFELIGHT_HOME"] = str(home.path)
+        try:
+            ready_s = control.up(home).state["ready_s"]
+            print(f"machine         {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
+            print(f"first start     ready in {ready_s} s")
+            for name in wanted:
+                known[name](home)
+            if "idle" in wanted and len(wanted) > 1:
+                idle(home, "after work")
+        finally:
+            control.down(home)
+
+
+if __name__ == "__main__":
+    main()
