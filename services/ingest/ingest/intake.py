@@ -61,7 +61,7 @@ SMALLEST_HEADER: Final[dict[str, int]] = {
     "image/avif":    20,  # ftyp box: size 4, name 4, brand 4, version 4, one compatible brand 4
 }
 
-# What analysis.formats can decode: a test holds the two together. Which of them a pipeline takes is the pipeline's to say.
+# What analysis.formats can decode: a test holds the two together. A pipeline says which of them it takes.
 DECODABLE: Final = frozenset({"image/jpeg", "image/png", "image/webp", "image/tiff", "image/avif"})
 
 ADVICE: Final[dict[str, str]] = {
