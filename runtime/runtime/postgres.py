@@ -1,5 +1,8 @@
 """One engine per process, one schema per service.
 
+A database that cannot be reached, or that is lost in mid-statement, is DATABASE_UNAVAILABLE
+wherever it happens: the engine says so itself.
+
 Handlers never commit: the edge that opened the transaction does.
 Hot paths use `conn.exec_driver_sql` with arrays (`unnest`), the rest SQLAlchemy Core.
 """
@@ -7,9 +10,10 @@ Hot paths use `conn.exec_driver_sql` with arrays (`unnest`), the rest SQLAlchemy
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import asyncpg
-from sqlalchemy import MetaData
+from sqlalchemy import ExceptionContext, MetaData, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -37,7 +41,7 @@ def driver_url(url: str) -> str:
 
 def create_engine(url: str, *, service: str, connections_max: int = 5) -> AsyncEngine:
     """An engine whose connections are checked before use, so that a database restart costs no request."""
-    return create_async_engine(
+    engine = create_async_engine(
         driver_url(url),
         pool_size=1,
         max_overflow=connections_max - 1,
@@ -45,6 +49,21 @@ def create_engine(url: str, *, service: str, connections_max: int = 5) -> AsyncE
         pool_timeout=10,
         connect_args={"server_settings": {"application_name": f"safelight-{service}"}, "timeout": 5},
     )
+    event.listen(engine.sync_engine, "do_connect", _connect)
+    event.listen(engine.sync_engine, "handle_error", _lost)
+    return engine
+
+
+def _connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+    try:
+        return dialect.connect(*arguments, **options)
+    except (OSError, TimeoutError, asyncpg.PostgresError) as problem:  # refused, silent, or starting up
+        raise unavailable() from problem
+
+
+def _lost(context: ExceptionContext) -> None:
+    if context.is_disconnect and not context.is_pre_ping:  # a failed ping only makes the pool connect anew
+        raise unavailable() from context.original_exception
 
 
 async def check(engine: AsyncEngine) -> None:

@@ -13,26 +13,32 @@ import resource
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from pebble import ProcessExpired, ProcessPool
 
 from contracts.errors import error
 
+IDLE_S: Final = 30.0  # a photo comes sooner, or a forked child's start-up is worth its memory
+
 
 class Sandbox:
     """At most `workers` children at once, each with `memory_bytes` of address space.
 
-    `preload` names modules that the children find already imported.
+    `preload` names modules that the children find already imported. Nothing runs before the first call, and what
+    waits for the next one is let go after `idle_s` without any.
     """
 
-    def __init__(self, *, workers: int, memory_bytes: int, preload: Sequence[str] = ()) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(preload))
-        self._pool = ProcessPool(
-            max_workers=workers, max_tasks=1, initializer=_limit, initargs=(memory_bytes,), context=context
-        )
+    def __init__(self, *, workers: int, memory_bytes: int, preload: Sequence[str] = (), idle_s: float = IDLE_S) -> None:
+        self._workers = workers
+        self._memory_bytes = memory_bytes
+        self._idle_s = idle_s
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(preload))
         self._slots = asyncio.Semaphore(workers)  # the deadline counts from when a child is free
+        self._pool: ProcessPool | None = None
+        self._running = 0
+        self._rest: asyncio.TimerHandle | None = None
 
     async def run(self, deadline_s: float, function: str, *args: object) -> Any:
         """Call `function` (`module:name`) in a child, so that the service itself never imports a decoder.
@@ -44,7 +50,8 @@ class Sandbox:
             Exception: whatever the function raised.
         """
         async with self._slots:
-            future = self._pool.schedule(_call, args=(function, *args), timeout=deadline_s)
+            self._running += 1
+            future = self._ready_pool().schedule(_call, args=(function, *args), timeout=deadline_s)
             try:
                 return await asyncio.wrap_future(future)
             except TimeoutError as problem:
@@ -53,11 +60,31 @@ class Sandbox:
                 raise error("DECODE_LIMIT", "stopped at its memory limit") from problem
             except ProcessExpired as problem:
                 raise error("DECODE_LIMIT", f"the decoder died with exit code {problem.exitcode}") from problem
+            finally:
+                self._running -= 1
+                if not self._running:
+                    self._rest = asyncio.get_running_loop().call_later(self._idle_s, self.close)
+
+    def _ready_pool(self) -> ProcessPool:
+        if self._rest:
+            self._rest.cancel()
+            self._rest = None
+        if self._pool is None:
+            self._pool = ProcessPool(
+                max_workers=self._workers,
+                max_tasks=1,
+                initializer=_limit,
+                initargs=(self._memory_bytes,),
+                context=self._context,
+            )
+        return self._pool
 
     def close(self) -> None:
-        """Kill every child."""
-        self._pool.stop()  # type: ignore[no-untyped-call]
-        self._pool.join()
+        """Kill every child. The next call starts new ones."""
+        pool, self._pool = self._pool, None
+        if pool:
+            pool.stop()  # type: ignore[no-untyped-call]
+            pool.join()
 
 
 def _call(function: str, *args: object) -> Any:

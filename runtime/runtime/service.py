@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -86,6 +87,14 @@ async def _passes(check: Check) -> str | None:
     return None
 
 
+class Server(uvicorn.Server):
+    """Tells the app that it drains before it waits for open connections: an event stream ends only when told."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.draining.set()  # type: ignore[union-attr]  # it is the app that `run` was given
+        await super().shutdown(sockets)
+
+
 def run(service: str, settings: Callable[[], HttpSettings], build: Callable[[Any], FastAPI]) -> None:
     """Serve until SIGTERM or SIGINT. Exits 1 when the service cannot start, with the reason on stderr."""
     try:
@@ -95,7 +104,7 @@ def run(service: str, settings: Callable[[], HttpSettings], build: Callable[[Any
         sys.exit(f"safelight {service}: settings are wrong: {names}")
     logs.configure(service, known.log_level)
     provider = telemetry.configure(service)
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             build(known),
             host=known.http_host,

@@ -27,6 +27,7 @@ from stack.ports import anywhere
 from tests.bench import orchestration
 
 IDLE_S = 20.0
+REST_S = 40.0
 MIB = 1024 * 1024
 
 
@@ -38,13 +39,12 @@ def family(home: Home) -> list[psutil.Process]:
 
 def idle(home: Home, when: str) -> None:
     """Resident memory (sum of RSS, and PSS where shared pages are counted once) and CPU over IDLE_S seconds."""
-    processes = family(home)
-    before = sum(sum(p.cpu_times()[:2]) for p in processes)
+    before = {process: sum(process.cpu_times()[:2]) for process in family(home)}
     started = time.perf_counter()
     time.sleep(IDLE_S)  # the measurement itself: what does an idle stack use in this time?
     took = time.perf_counter() - started
-    alive = [p for p in processes if p.is_running()]
-    cpu = (sum(sum(p.cpu_times()[:2]) for p in alive) - before) / took
+    alive = [process for process in before if process.is_running()]
+    cpu = sum(sum(process.cpu_times()[:2]) - before[process] for process in alive) / took
     rss = sum(p.memory_info().rss for p in alive)
     pss = sum(getattr(p.memory_full_info(), "pss", p.memory_info().rss) for p in alive)
     print(
@@ -98,6 +98,7 @@ def main() -> None:
             for name in wanted:
                 known[name](home)
             if "idle" in wanted and len(wanted) > 1:
+                time.sleep(REST_S)  # what is kept warm for the next photo is let go in this time
                 idle(home, "after work")
         finally:
             control.down(home)

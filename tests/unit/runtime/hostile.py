@@ -16,6 +16,10 @@ def pid() -> int:
     return os.getpid()
 
 
+def parent() -> int:
+    return os.getppid()
+
+
 def hang() -> None:
     while True:
         pass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from contracts.errors import SafelightError
@@ -20,8 +23,6 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 async def test_a_call_runs_elsewhere_and_returns(sandbox: Sandbox) -> None:
-    import os
-
     assert await sandbox.run(10, f"{HOSTILE}:double", 21) == 42
     assert await sandbox.run(10, f"{HOSTILE}:pid") != os.getpid()
 
@@ -45,3 +46,17 @@ async def test_hostile_children(sandbox: Sandbox, function: str, deadline_s: flo
     assert caught.value.code == code
     assert says in caught.value.detail
     assert await sandbox.run(10, f"{HOSTILE}:double", 1) == 2
+
+
+async def test_an_idle_sandbox_lets_its_children_go_and_starts_new_ones(sandbox: Sandbox) -> None:
+    server = psutil.Process(await sandbox.run(10, f"{HOSTILE}:parent"))  # children of both are forked from it
+    resting = Sandbox(workers=2, memory_bytes=2 * 1024**3, idle_s=0.05)
+    before = len(server.children())
+    assert await resting.run(10, f"{HOSTILE}:double", 1) == 2
+    for _ in range(500):
+        if len(server.children()) <= before:
+            break
+        await asyncio.sleep(0.02)
+    assert len(server.children()) <= before
+    assert await resting.run(10, f"{HOSTILE}:double", 2) == 4
+    resting.close()
