@@ -24,6 +24,7 @@ _HEADERS: Final[dict[str, Any]] = {
     "required": [message.HEADER_MESSAGE_ID, message.HEADER_TYPE, message.HEADER_SOURCE, message.HEADER_SUBJECT],
     "properties": {
         message.HEADER_MESSAGE_ID: {"type": "string", "description": "unique; the reader's inbox refuses a second"},
+        message.HEADER_ID: {"type": "string", "description": "the same"},
         message.HEADER_SPEC_VERSION: {"const": message.SPEC_VERSION},
         message.HEADER_TYPE: {"type": "string", "description": "family.version.verb"},
         message.HEADER_SOURCE: {"type": "string", "description": "safelight/<service>"},

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 SPEC_VERSION: Final = "1.0"  # CloudEvents
 
-HEADER_MESSAGE_ID: Final = "Nats-Msg-Id"  # also the CloudEvents id: one name for one thing
+HEADER_MESSAGE_ID: Final = "Nats-Msg-Id"  # what the broker dedupes by; always equal to the CloudEvents id
+HEADER_ID: Final = "ce-id"
 HEADER_SPEC_VERSION: Final = "ce-specversion"
 HEADER_TYPE: Final = "ce-type"
 HEADER_SOURCE: Final = "ce-source"

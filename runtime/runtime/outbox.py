@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.channel import Channel, M
 from contracts.errors import error
 from contracts.message import (
+    HEADER_ID,
     HEADER_MESSAGE_ID,
     HEADER_SOURCE,
     HEADER_SPEC_VERSION,
@@ -65,6 +66,7 @@ def outgoing(channel: Channel[M], message: M, *, message_id: str, key: str, sour
         raise error("MESSAGE_INVALID", f"{message.TYPE} has {len(body)} bytes, {BODY_BYTES_MAX} are allowed")
     headers = {
         HEADER_MESSAGE_ID: message_id,
+        HEADER_ID: message_id,
         HEADER_SPEC_VERSION: SPEC_VERSION,
         HEADER_TYPE: message.TYPE,
         HEADER_SOURCE: f"safelight/{source}",

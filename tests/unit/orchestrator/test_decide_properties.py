@@ -52,7 +52,7 @@ def check(job: Job, commands: list[tuple[str, int]]) -> None:
             assert all(job.phases[need].is_done for need in PHOTO.phase(name).needs), "order is kept"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(happenings, max_size=40), st.sampled_from([{}, {"style": "warm"}]))
 def test_any_order_of_anything_keeps_the_law(what: list[tuple[Any, ...]], options: dict[str, str]) -> None:
     world = World().begins(**options)

@@ -12,7 +12,7 @@ import pytest
 from contracts.errors import SafelightError
 from runtime.sandbox import Sandbox
 
-HOSTILE = "tests.unit.runtime.hostile"
+HOSTILE = "tests.integration.hostile"
 
 
 @pytest.fixture(scope="module")
