@@ -157,3 +157,39 @@ async def look_closely(page: Page, card: Locator) -> None:
     await expect(detail.get_by_role("slider")).to_be_visible()
     assert await has_pixels(detail.get_by_alt_text("The finished photo"))
     assert await has_pixels(detail.get_by_alt_text("The photo as it was uploaded"))
+
+
+# Cuts the stream at every byte; returns what was read each time, which must always be the same.
+CUTS = """
+async () => {
+  const { parse } = await import("/events.js");
+  const lines = ["retry: 1000", "", "id: 1", "event: a.v1.b", 'data: {"x": "ä\\u2028"}', ""];
+  lines.push(": still here", "", "id: 2", "data: 1", "data: 2", "", "id: 3");
+  const seen = new Set();
+  for (const end of ["\\n", "\\r\\n", "\\r"]) {
+    const body = new TextEncoder().encode([...lines, "data: cut off"].join(end));
+    for (let at = 0; at <= body.length; at++) {
+      const stream = new ReadableStream({
+        start(controller) {
+          controller.enqueue(body.slice(0, at));
+          controller.enqueue(body.slice(at));
+          controller.close();
+        },
+      });
+      const events = [];
+      for await (const event of parse(stream)) events.push(event);
+      seen.add(JSON.stringify(events));
+    }
+  }
+  return [...seen].map(JSON.parse);
+}
+"""
+
+
+async def test_the_page_reads_an_event_stream_however_the_network_cuts_it(page: Page) -> None:
+    assert await page.evaluate(CUTS) == [
+        [
+            {"id": "1", "type": "a.v1.b", "data": '{"x": "ä\u2028"}'},
+            {"id": "2", "type": "message", "data": "1\n2"},
+        ]
+    ]

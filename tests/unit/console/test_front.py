@@ -1,0 +1,58 @@
+"""Which headers pass the front door, and what the page's own headers allow."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from console.front import passed_on
+from console.page import FILES, headers
+
+
+@pytest.mark.parametrize(
+    "name", [b"Connection", b"Keep-Alive", b"TE", b"Trailer", b"Transfer-Encoding", b"Upgrade", b"Proxy-Authorization"]
+)
+def test_a_header_of_one_connection_stays_on_it(name: bytes) -> None:
+    assert passed_on([(name, b"x"), (b"Accept", b"*/*")]) == [(b"accept", b"*/*")]
+
+
+def test_what_connection_names_stays_too() -> None:
+    given = [(b"connection", b"close, X-Mine"), (b"x-mine", b"1"), (b"x-yours", b"2")]
+    assert passed_on(given) == [(b"x-yours", b"2")]
+
+
+def test_a_chunked_body_has_no_length_of_its_own() -> None:
+    """Both at once is how requests are smuggled (RFC 9112 section 6.1)."""
+    assert passed_on([(b"transfer-encoding", b"chunked"), (b"content-length", b"5")]) == []
+
+
+def test_repeated_headers_and_their_bytes_are_kept() -> None:
+    given = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=\xff")]
+    assert passed_on(given) == given
+
+
+def test_the_page_may_load_pictures_from_storage_and_nothing_else_from_elsewhere() -> None:
+    policy = headers("http://storage.example:9000/bucket?x=1")["content-security-policy"]
+    assert "img-src 'self' blob: http://storage.example:9000;" in policy
+    assert policy.count("http") == 1
+    assert "unsafe" not in policy
+
+
+def test_the_page_has_no_inline_code_and_parses_no_markup() -> None:
+    page = (FILES / "index.html").read_text()
+    assert "style=" not in page
+    assert re.search(r"\son[a-z]+=", page) is None
+    assert re.search(r"<script(?![^>]* src=)", page) is None
+    for script in FILES.glob("*.js"):
+        text = script.read_text()
+        for forbidden in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "http://",
+            "https://",
+        ):
+            assert forbidden not in text, f"{script.name} has {forbidden}"
