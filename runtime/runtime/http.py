@@ -106,8 +106,17 @@ class TraceRequests:
 
 
 def install(app: FastAPI) -> None:
-    """Trace every request of this app, and answer every error with a problem document."""
+    """Trace every request of this app, and answer every error with a problem document that its OpenAPI describes."""
     app.add_middleware(TraceRequests)
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.setdefault("Problem", Problem.model_json_schema(ref_template="#/components/schemas/{model}"))
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way of extending the document
 
     @app.exception_handler(SafelightError)
     async def _known(_request: Request, problem: SafelightError) -> JSONResponse:

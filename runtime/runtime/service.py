@@ -21,16 +21,14 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
-from faststream.nats import NatsBroker
-from faststream.security import SASLPlaintext
 from pydantic import ValidationError
 
 from contracts.errors import SafelightError, error
-from runtime import http, logs, telemetry, topology
+from runtime import http, logs, telemetry
 from runtime.settings import HttpSettings, NatsSettings
-from runtime.settle import SettleMiddleware
 
 if TYPE_CHECKING:
+    from faststream.nats import NatsBroker
     from nats.aio.client import Client
 
 DRAIN_S = 20  # handlers get this long to end; then their messages come again elsewhere
@@ -117,6 +115,9 @@ def run(service: str, settings: Callable[[], HttpSettings], build: Callable[[Any
             timeout_keep_alive=30,
         )
     )
+    # Once drained, uvicorn raises the signal that stopped it again, which would end us before the last spans are out.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     try:
         server.run()
     finally:
@@ -132,6 +133,13 @@ async def nats_broker(app: FastAPI, settings: NatsSettings, service: str) -> Asy
     Raises:
         TopologyMismatch: the broker lacks what `service` needs; it says what.
     """
+    # Imported here: a process without a broker, such as the front door, is 25 MB smaller without them.
+    from faststream.nats import NatsBroker
+    from faststream.security import SASLPlaintext
+
+    from runtime import topology
+    from runtime.settle import SettleMiddleware
+
     password = settings.nats_password.get_secret_value() if settings.nats_password else ""
     broker = NatsBroker(
         settings.nats_url,

@@ -166,21 +166,26 @@ def main() -> None:
         _mount_client()
         _mount_demo()
     try:
-        app(prog_name="safelight")
+        app(prog_name="safelight", obj=_discover)
     except Refusal as problem:
         _fail(str(problem))
 
 
 def _mount_client() -> None:
-    """Add submit, jobs, show and artifacts, which speak to the local stack unless told another."""
-    from console.cli import client
+    from console.cli import client  # submit, jobs, show, artifacts
+
+    app.add_typer(client)
+
+
+def _discover() -> Any:
+    """The stack that runs here as a Connection, or None: the client's commands then ask where to go."""
+    from console.client import Connection
 
     try:
-        for name, value in control.client_environment(Home.here()).items():
-            os.environ.setdefault(name, value)
+        known = control.client_environment(Home.here())
     except (Refusal, OSError):
-        pass  # no stack here: the commands ask for SAFELIGHT_URL themselves
-    app.add_typer(client)
+        return None
+    return Connection(known["SAFELIGHT_URL"], known["SAFELIGHT_API_KEY"])
 
 
 def _mount_demo() -> None:

@@ -28,7 +28,7 @@ class Service:
     """One row: what a service is given. `settings` are its own variables, handed on from the caller when set."""
 
     name: str
-    servers: tuple[str, ...]  # the servers it has credentials for
+    servers: tuple[str, ...]  # the servers it has credentials for; "s3-address": it is only told where S3 is
     keys: bool  # whether it checks API keys
     knows: tuple[str, ...]  # the services whose address it is told
     settings: tuple[str, ...]
@@ -50,7 +50,7 @@ SERVICES: Final[tuple[Service, ...]] = (
     Service("orchestrator", ("nats", "postgres"), False, (),                   ("BENCH_PIPELINES",)),
     Service("gpu-bridge",   _ALL,                 False, (),                   _LOCAL),
     Service("output",       _ALL,                 True,  (),                   _RENDER),
-    Service("console",      (),                   False, ("ingest", "output"), ()),
+    Service("console",      ("s3-address",),      False, ("ingest", "output"), ()),
 )
 # fmt: on
 
@@ -74,6 +74,8 @@ def environment(service: Service, ports: Mapping[str, int], secrets: Mapping[str
         given["SAFELIGHT_POSTGRES_URL"] = _postgres(service.role, password, ports, DATABASE)
     if "s3" in service.servers:
         given |= _s3(ports, secrets)
+    if "s3-address" in service.servers:
+        given["SAFELIGHT_S3_ENDPOINT"] = url(ports, "s3")
     if service.keys:
         given["SAFELIGHT_API_KEYS"] = f"{TENANT}:{secrets['SAFELIGHT_API_KEY']}"
     for other in service.knows:

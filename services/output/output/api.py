@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import jobs
@@ -29,12 +30,18 @@ EVENTS_A_READ = 200
 LAST = (jobs.JobSucceeded.TYPE, jobs.JobFailed.TYPE, jobs.JobDead.TYPE)
 
 
+class Link(BaseModel):
+    """A signed link: it works for a while, for whoever has it."""
+
+    url: str
+
+
 @router.get("", responses=responses("UNAUTHENTICATED", "REQUEST_INVALID"))
 async def list_jobs(
     request: Request,
     tenant: Tenant,
     status: Status | None = None,
-    pipeline: Annotated[str | None, Query(max_length=64)] = None,
+    pipeline: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=256)] = None,
 ) -> JobPage:
@@ -78,10 +85,19 @@ async def stream_events(
     "/{job_id}/artifacts/{name}",
     status_code=307,
     response_class=RedirectResponse,
-    responses=responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"),
+    response_model=None,
+    responses={
+        200: {"description": "With `redirect=false`: the link itself", "model": Link},
+        **responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID", "STORAGE_UNAVAILABLE"),
+    },
 )
-async def read_artifact(request: Request, tenant: Tenant, job_id: UUID, name: str) -> RedirectResponse:
-    """A redirect to a signed link. `name` is `phase.artifact`, or `artifact` when only one phase has it."""
+async def read_artifact(
+    request: Request, tenant: Tenant, job_id: UUID, name: str, redirect: bool = True
+) -> RedirectResponse | JSONResponse:
+    """A redirect to a signed link. `name` is `phase.artifact`, `artifact` when only one phase has it, or `original`.
+
+    A page that cannot follow a redirect with its key asks for `redirect=false` and gets the link.
+    """
     state: Any = request.app.state
     async with state.engine.connect() as conn:
         found = await store.artifact_key(conn, tenant, job_id, name)
@@ -90,7 +106,8 @@ async def read_artifact(request: Request, tenant: Tenant, job_id: UUID, name: st
     key, file_name = found
     named = {"response-content-disposition": f'inline; filename="{file_name}"'}
     link = await state.objects.read_url(key, timedelta(seconds=state.link_s), public=True, headers=named)
-    return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
+    fresh = {"Cache-Control": "no-store"}
+    return RedirectResponse(link, 307, headers=fresh) if redirect else JSONResponse({"url": link}, headers=fresh)
 
 
 async def _job(request: Request, tenant: str, job_id: UUID) -> JobView:
@@ -130,8 +147,16 @@ async def _stream(request: Request, job_id: UUID, after: int) -> AsyncIterator[s
                 yield f"id: {one.id}\nevent: {one.type}\ndata: {json.dumps(one.data)}\n\n"
             if any(one.type in LAST for one in found):
                 return
-            if not found:
-                try:
-                    await asyncio.wait_for(event.wait(), HEARTBEAT_S)
-                except TimeoutError:
-                    yield ": still here\n\n"
+            if not found and not await _either(event, draining, HEARTBEAT_S):
+                yield ": still here\n\n"
+
+
+async def _either(one: asyncio.Event, other: asyncio.Event, most_s: float) -> bool:
+    """Wait for one of two events. False when neither came in time."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (one, other)]
+    try:
+        done, _ = await asyncio.wait(waits, timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return bool(done)

@@ -43,17 +43,21 @@ class News:
 
     async def listen_forever(self) -> None:
         """Keep the connection until cancelled."""
+        lost = asyncio.Event()
         while True:
+            lost.clear()
             try:
                 conn = await asyncpg.connect(
                     self._url, timeout=5, server_settings={"application_name": "safelight-news"}
                 )
                 try:
+                    conn.add_termination_listener(lambda _: lost.set())
                     await conn.add_listener(NOTIFY, self._heard)
                     self._wake_all()
-                    while not conn.is_closed():
-                        await asyncio.sleep(CHECK_S)
-                        await conn.execute("SELECT 1", timeout=5)
+                    while not lost.is_set():
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(lost.wait(), CHECK_S)
+                        await conn.execute("SELECT 1", timeout=5)  # a connection may also be lost without a word
                 finally:
                     conn.terminate()
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as problem:

@@ -39,9 +39,11 @@ class Picture:
 
 
 def _upload_received(picture: Picture, event: UploadReceived, trace_id: str | None) -> bool:
-    if picture.job is not None:
+    if picture.job is None:
+        picture.job = _new_job(event, event.received_at, trace_id)
+    if picture.job["original"] is not None:
         return False
-    picture.job = _new_job(event, event.received_at, trace_id)
+    picture.job["original"] = event.original.model_dump(mode="json")
     return True
 
 
@@ -95,6 +97,7 @@ def _new_job(event: UploadReceived | JobStarted, created_at: Any, trace_id: str 
         "degraded": False,
         "revision": 0,
         "trace_id": trace_id,
+        "original": None,
         "phase_names": [],
         "error": None,
         "created_at": created_at,

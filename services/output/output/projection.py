@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.errors import error
 from contracts.message import Message
-from output.picture import CHANNELS, Picture
+from output.picture import CHANNELS, Picture, Row
 from output.tables import INBOX, JOBS, PHASES
 from runtime import inbox, telemetry
 from runtime.settle import Delivery
@@ -72,55 +72,32 @@ async def _load(conn: AsyncConnection, ids: set[UUID]) -> defaultdict[UUID, Pict
     return pictures
 
 
-async def _save_jobs(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    if not rows:
-        return
-    await conn.exec_driver_sql(
-        "INSERT INTO output.jobs (id, tenant, upload_id, pipeline, pipeline_version, status, degraded, revision, "
-        "trace_id, phase_names, error, created_at, started_at, ended_at) "
-        "SELECT id, tenant, upload_id, pipeline, pipeline_version, status, degraded, revision, trace_id, "
-        "phase_names::jsonb, error::jsonb, created_at, started_at, ended_at FROM unnest($1::uuid[], $2::text[], "
-        "$3::uuid[], $4::text[], $5::int[], $6::text[], $7::bool[], $8::int[], $9::text[], $10::text[], $11::text[], "
-        "$12::timestamptz[], $13::timestamptz[], $14::timestamptz[]) AS rows (id, tenant, upload_id, pipeline, "
-        "pipeline_version, status, degraded, revision, trace_id, phase_names, error, created_at, started_at, ended_at) "
-        "ON CONFLICT (id) DO UPDATE SET pipeline_version = excluded.pipeline_version, status = excluded.status, "
-        "degraded = excluded.degraded, revision = excluded.revision, phase_names = excluded.phase_names, "
-        "error = excluded.error, started_at = excluded.started_at, ended_at = excluded.ended_at "
-        "WHERE jobs.revision <= excluded.revision",
-        tuple([_cell(name, row[name]) for row in rows] for name in _JOB_COLUMNS),
-    )
-
-
-_JOB_COLUMNS: Final = tuple(column.name for column in JOBS.columns)
-
-
-def _cell(column: str, value: Any) -> Any:
-    if column in ("phase_names", "error"):
-        return None if value is None else json.dumps(value)
-    return str(value) if column == "status" else value
+async def _save_jobs(conn: AsyncConnection, rows: Sequence[Row]) -> None:
+    if rows:
+        await conn.exec_driver_sql(
+            "INSERT INTO output.jobs SELECT * FROM jsonb_populate_recordset(null::output.jobs, $1::text::jsonb) "
+            "ON CONFLICT (id) DO UPDATE SET pipeline_version = excluded.pipeline_version, status = excluded.status, "
+            "degraded = excluded.degraded, revision = excluded.revision, original = excluded.original, "
+            "phase_names = excluded.phase_names, error = excluded.error, started_at = excluded.started_at, "
+            "ended_at = excluded.ended_at WHERE jobs.revision <= excluded.revision",
+            (_json(rows),),
+        )
 
 
 async def _save_phases(conn: AsyncConnection, pictures: Mapping[UUID, Picture]) -> None:
-    rows = [(job_id, row) for job_id, picture in pictures.items() for row in picture.phases.values()]
-    if not rows:
-        return
-    await conn.exec_driver_sql(
-        "INSERT INTO output.phases (job_id, name, revision, status, attempt, progress, state) "
-        "SELECT job_id, name, revision, status, attempt, progress, state::jsonb FROM unnest($1::uuid[], $2::text[], "
-        "$3::int[], $4::text[], $5::int[], $6::float8[], $7::text[]) AS rows (job_id, name, revision, status, attempt, "
-        "progress, state) ON CONFLICT (job_id, name) DO UPDATE SET revision = excluded.revision, "
-        "status = excluded.status, attempt = excluded.attempt, progress = excluded.progress, state = excluded.state "
-        "WHERE phases.revision <= excluded.revision",
-        (
-            [job_id for job_id, _ in rows],
-            [row["name"] for _, row in rows],
-            [row["revision"] for _, row in rows],
-            [str(row["status"]) for _, row in rows],
-            [row["attempt"] for _, row in rows],
-            [row["progress"] for _, row in rows],
-            [json.dumps(row["state"]) for _, row in rows],
-        ),
-    )
+    rows = [{"job_id": id_, **row} for id_, picture in pictures.items() for row in picture.phases.values()]
+    if rows:
+        await conn.exec_driver_sql(
+            "INSERT INTO output.phases SELECT * FROM jsonb_populate_recordset(null::output.phases, $1::text::jsonb) "
+            "ON CONFLICT (job_id, name) DO UPDATE SET revision = excluded.revision, status = excluded.status, "
+            "attempt = excluded.attempt, progress = excluded.progress, state = excluded.state "
+            "WHERE phases.revision <= excluded.revision",
+            (_json(rows),),
+        )
+
+
+def _json(rows: Sequence[Row]) -> str:
+    return json.dumps(rows, default=str)  # ids and times as text, which the record's own types read back
 
 
 async def _tell(conn: AsyncConnection, news: Sequence[Any]) -> None:

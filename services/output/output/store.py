@@ -8,8 +8,8 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import select, tuple_
@@ -19,6 +19,8 @@ from contracts.errors import error
 from contracts.jobs import Status
 from output.tables import EVENTS, JOBS, PHASES
 from output.views import JobPage, JobView, job_view
+
+ORIGINAL: Final = "original"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,18 @@ async def _with_phases(conn: AsyncConnection, rows: Sequence[Any]) -> list[JobVi
 
 
 async def artifact_key(conn: AsyncConnection, tenant: str, job_id: UUID, name: str) -> tuple[str, str] | None:
-    """(object key, file name) of an artifact, named `phase.artifact`, or `artifact` when one phase alone has it."""
-    owned = select(JOBS.c.id).where(JOBS.c.id == job_id, JOBS.c.tenant == tenant)
-    rows = await conn.execute(select(PHASES.c.name, PHASES.c.state).where(PHASES.c.job_id.in_(owned)))
+    """(object key, file name) of an artifact, named `phase.artifact`, or `artifact` when one phase alone has it.
+
+    `original` is the upload itself.
+    """
+    job = (
+        await conn.execute(select(JOBS.c.original).where(JOBS.c.id == job_id, JOBS.c.tenant == tenant))
+    ).one_or_none()
+    if job is None:
+        return None
+    if name == ORIGINAL:
+        return (job.original["key"], ORIGINAL) if job.original else None
+    rows = await conn.execute(select(PHASES.c.name, PHASES.c.state).where(PHASES.c.job_id == job_id))
     all_of_them = [(phase, artifact) for phase, state in rows for artifact in state["artifacts"]]
     found = [a for phase, a in all_of_them if name == f"{phase}.{a['name']}"] or [
         a for _, a in all_of_them if name == a["name"]
@@ -93,6 +104,6 @@ def _cursor(created_at: datetime, job_id: UUID) -> str:
 def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
     try:
         created_at, job_id = json.loads(base64.urlsafe_b64decode(cursor))
-        return datetime.fromisoformat(created_at), UUID(job_id)
-    except (ValueError, TypeError, AttributeError, binascii.Error) as problem:
+        return datetime.fromisoformat(created_at).astimezone(UTC), UUID(job_id)
+    except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error) as problem:
         raise error("REQUEST_INVALID", "the cursor is none that this service gave out") from problem

@@ -43,6 +43,7 @@ JOBS: Final = Table(
     Column("degraded", Boolean, nullable=False, server_default=false()),
     Column("revision", Integer, nullable=False),  # of the newest job event that was projected; 0 before the first
     Column("trace_id", Text),
+    Column("original", JSONB),  # contracts.artifacts.ObjectRef of the upload
     Column("phase_names", JSONB, nullable=False),  # in the pipeline's order
     Column("error", JSONB),
     Column("created_at", DateTime(timezone=True), nullable=False),

@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("degraded", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("trace_id", sa.Text(), nullable=True),
+        sa.Column("original", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("phase_names", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("error", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
