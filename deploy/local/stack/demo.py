@@ -143,11 +143,13 @@ def _tell(shown: Shown, url: str, ready_s: float | None) -> None:
     for name, row in seconds_by_phase(shown.rows).items():
         times.add_row(name, f"{row['photos']:.0f}", f"{row['median_s']:.2f}", f"{row['longest_s']:.2f}")
     _out.print(times)
-    traces = Table("photo", "job", "trace id", box=box.SIMPLE_HEAD, header_style="dim")
-    for one in shown.rows:
+    width = max(len(row.path.name) for row in shown.rows)
+    _out.print(f"  {'photo':<{width}}  {'job':<36}  trace id", style="dim", soft_wrap=True)
+    for one in shown.rows:  # plain lines: ids are there to be copied, so they are never cut to fit
         if one.job:
-            traces.add_row(one.path.name, str(one.job.id), one.job.trace_id or "")
-    _out.print(traces)
+            line = f"  {one.path.name:<{width}}  {one.job.id}  {one.job.trace_id or ''}"
+            _out.print(line, highlight=False, markup=False, soft_wrap=True)
+    _out.print()
     if ready_s is not None:
         _out.print(f"Stack ready in {ready_s} s.", highlight=False)
     _out.print(f"Outputs: {shown.outputs}", highlight=False, soft_wrap=True)
