@@ -164,6 +164,7 @@ def main() -> None:
     first = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if first not in own | {"topology"}:
         _mount_client()
+    if first in (None, "demo"):
         _mount_demo()
     try:
         app(prog_name="safelight", obj=_discover)

