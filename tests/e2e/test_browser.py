@@ -56,7 +56,7 @@ async def page(browser: Browser, stack: Any, request: pytest.FixtureRequest) -> 
 
 
 @pytest.fixture
-def complaints(page: Page) -> list[str]:
+async def complaints(page: Page) -> list[str]:  # async, for to listen needs a running loop
     """What the browser complains of from here on: console errors, uncaught exceptions, refused policies."""
     heard: list[str] = []
     page.on("console", lambda message: heard.append(message.text) if message.type == "error" else None)
