@@ -62,7 +62,9 @@ def _connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any
 
 
 def _lost(context: ExceptionContext) -> None:
-    if context.is_disconnect and not context.is_pre_ping:  # a failed ping only makes the pool connect anew
+    if context.is_pre_ping or not isinstance(context.original_exception, Exception):
+        return  # a failed ping only makes the pool connect anew; a cancelled task is no lost database
+    if context.is_disconnect:
         raise unavailable() from context.original_exception
 
 

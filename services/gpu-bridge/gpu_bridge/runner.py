@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SOURCE: Final = "gpu-bridge"
 LEASE_S: Final = 15.0  # a dead bridge's calls move on after this
 POLL_S: Final = 4.0  # so a lease is extended at least three times before it runs out
-LOOK_EVERY_S: Final = 1.0  # for leases that ran out and for calls that another process wrote down
+LOOK_EVERY_S: Final = 3.0  # for leases that ran out and for calls that another process wrote down
 log = logs.get()
 
 
@@ -70,7 +70,8 @@ class Runner:
             except Exception as problem:  # database or broker away: the lease decides who goes on
                 log.warning("runner.interrupted", error=type(problem).__name__, exc_info=problem)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.arrived.wait(), LOOK_EVERY_S)
+                async with asyncio.timeout(LOOK_EVERY_S):  # Python 3.11's wait_for may swallow a cancellation
+                    await self.arrived.wait()
             self.arrived.clear()
 
     async def _lease(self) -> Call | None:
@@ -96,11 +97,15 @@ class Runner:
                 response = await self._watched(call, function, provider)
                 traces.join(response.spans)
                 result = outcome(call.command, function, response, started_at, clock.now())
-            except SafelightError as problem:
-                result = failed(call.command, problem.code, problem.detail, started_at, clock.now())
+                message = _message(call, result)
+            except Exception as problem:
+                known = problem if isinstance(problem, SafelightError) else error("INTERNAL", type(problem).__name__)
+                log.warning("runner.failed", code=known.code, exc_info=None if known is problem else problem)
+                result = failed(call.command, known.code, known.detail, started_at, clock.now())
+                message = _message(call, result)
             if not isinstance(result, PhaseSucceeded):
                 telemetry.fail(span, result.code)
-            await self._record(call, provider.name if provider else None, result)
+            await self._record(call, provider.name if provider else None, result, message)
 
     async def _provider(self, function: Function) -> Provider:
         for name in function.providers:
@@ -119,6 +124,8 @@ class Runner:
                 state = await provider.poll(handle, POLL_S)
                 if not isinstance(state, Pending):
                     return state
+                if clock.now() >= call.command.deadline:  # a provider that has not noticed does not hold the call
+                    raise error("CALL_DEADLINE")
                 if state.fraction is not None and state.fraction != told:
                     told = state.fraction
                     await self._tell_progress(call, told)
@@ -167,8 +174,7 @@ class Runner:
             traceparent=telemetry.traceparent(),
         )
 
-    async def _record(self, call: Call, provider: str | None, result: Outcome) -> None:
-        message = _message(call, result)
+    async def _record(self, call: Call, provider: str | None, result: Outcome, message: Outgoing) -> None:
         async with self.engine.begin() as conn:
             if not await store.record_if_mine(conn, call, self._me, provider, result):
                 log.warning("runner.lease_lost")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
 
 from contracts.errors import error
 from ingest.intake import Refused, judge_length
 from ingest.uploads import Options, UploadAnswer, Uploads
-from runtime.http import Tenant, responses
+from runtime.http import Tenant, problem_response, responses
 
 router = APIRouter()
 
@@ -43,13 +44,19 @@ _CODES = (
 )
 
 
-@router.post("/v1/uploads", status_code=202, openapi_extra={"requestBody": _BODY}, responses=responses(*_CODES))
+@router.post(
+    "/v1/uploads",
+    status_code=202,
+    response_model=UploadAnswer,
+    openapi_extra={"requestBody": _BODY},
+    responses=responses(*_CODES),
+)
 async def upload(
     request: Request,
     response: Response,
     tenant: Tenant,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
-) -> UploadAnswer:
+) -> UploadAnswer | JSONResponse:
     """Take one file in and start its job. The file is streamed; options are form fields beside it.
 
     The same `Idempotency-Key` with the same file and options gets the same answer and starts no second job.
@@ -58,8 +65,8 @@ async def upload(
     declared = request.headers.get("content-length", "")
     refused = judge_length(int(declared) if declared.isdecimal() else None, uploads.bytes_max)
     if isinstance(refused, Refused):
-        response.headers["Connection"] = "close"
-        raise error(refused.code, refused.detail)
+        # Otherwise the server would read the whole body for nothing before it takes the next request.
+        return problem_response(error(refused.code, refused.detail), headers={"Connection": "close"})
     answer = await uploads.take(tenant, idempotency_key, request.headers.get("content-type", ""), request.stream())
     response.headers["Location"] = f"/v1/jobs/{answer.job_id}"
     return answer

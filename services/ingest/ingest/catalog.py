@@ -66,7 +66,7 @@ class Catalog:
         Raises:
             SafelightError: STYLE_UNKNOWN, STORAGE_UNAVAILABLE.
         """
-        if not STYLE_NAME.match(name):
+        if not STYLE_NAME.fullmatch(name):
             raise error("STYLE_UNKNOWN")
         clock = asyncio.get_running_loop().time()
         known, until = self._styles.get(name, (None, 0.0))

@@ -7,6 +7,7 @@ can be refused is refused as early as the facts allow:
     declared length           before any byte is read    judge_length
     first HEAD_BYTES bytes    after the first chunk      judge_head
     bytes so far, then all    while and after streaming  judge_size
+    bytes beside the file     while streaming            judge_envelope
 
 Pure: no I/O, no clock. A refusal is a value whose code is a row of contracts.errors.
 Whether the bytes behind a good head decode is found out by the `analyze` phase, which runs
@@ -110,6 +111,13 @@ def judge_size(size: int, bytes_max: int, *, complete: bool) -> Refused | None:
         return _too_large(bytes_max)
     if complete and size == 0:
         return Refused("UPLOAD_EMPTY", "The file has no bytes.")
+    return None
+
+
+def judge_envelope(beside_file: int) -> Refused | None:
+    """Refuse by the body's bytes, counted so far, that are not the file's: part headers have no end of their own."""
+    if beside_file > ENVELOPE_BYTES:
+        return Refused("REQUEST_INVALID", f"The body has more than {ENVELOPE_BYTES:,} bytes beside its file.")
     return None
 
 

@@ -21,11 +21,11 @@ from streaming_form_data.targets import BaseTarget, ValueTarget
 from streaming_form_data.validators import MaxSizeValidator, ValidationError
 
 from contracts.errors import SafelightError, error
-from ingest.intake import HEAD_BYTES, Refused, judge_head, judge_size
+from ingest.intake import HEAD_BYTES, Refused, judge_envelope, judge_head, judge_size
 from runtime.objects import Objects
 
 FIELD_BYTES_MAX = 4096
-QUEUE_CHUNKS = 16  # of what the server reads at once (64 KiB): 1 MiB
+QUEUE_CHUNKS = 4  # of what the server reads at once (256 KiB): 1 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class _Pipe:
             self._ended = not chunk
             parts.append(chunk)
             have += len(chunk)
-        together = b"".join(parts)
-        if size < 0:
-            size = len(together)
-        self._rest = together[size:]
-        return together[:size]
+        # What is too much is cut from the last chunk: cutting it from the whole would copy a part once more.
+        last = parts.pop()
+        keep = len(last) - max(0, have - size) if size >= 0 else len(last)
+        self._rest = last[keep:]
+        return b"".join([*parts, last[:keep]])
 
 
 class _Intake:
@@ -92,10 +92,16 @@ class _Intake:
 
     def __init__(self, size_max: int) -> None:
         self._size_max = size_max
+        self._body_size = 0
         self._hash = hashlib.sha256()
         self._head = b""
         self.size = 0
         self.media_type: str | None = None
+
+    def note(self, body_bytes: int) -> None:
+        """Count bytes of the body, after those of the file among them were taken. Raises REQUEST_INVALID."""
+        self._body_size += body_bytes
+        self._refuse(judge_envelope(self._body_size - self.size))
 
     def take(self, chunk: bytes) -> None:
         """Raises UPLOAD_TOO_LARGE, or MEDIA_TYPE_UNSUPPORTED as soon as the head tells."""
@@ -153,6 +159,7 @@ async def receive(
                 intake.take(arrived)
                 if storing:
                     await _write(pipe, arrived, storing)
+            intake.note(len(chunk))
         if not file.started:
             raise error("REQUEST_INVALID", "the body has no part named file")
         if not file.finished:
@@ -211,5 +218,5 @@ def _parser(content_type: str, fields: tuple[str, ...]) -> tuple[dict[str, Any],
 def _feed(parser: Any, chunk: bytes) -> None:
     try:
         parser.data_received(chunk)
-    except (ParseFailedException, ValidationError) as problem:
+    except (ParseFailedException, ValidationError, UnicodeDecodeError) as problem:
         raise error("REQUEST_INVALID", "the multipart body is malformed or has a field that is not known") from problem

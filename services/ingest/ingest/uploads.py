@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, Field, ValidationError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.artifacts import ObjectRef
 from contracts.errors import error
@@ -25,7 +25,7 @@ from ingest.catalog import Catalog
 from ingest.receive import Received, receive
 from runtime import clock, logs, telemetry
 from runtime.objects import Objects
-from runtime.outbox import Outbox, outgoing
+from runtime.outbox import Outbox, Outgoing, outgoing
 
 SOURCE: Final = "ingest"
 Aspect = Literal["original", "none", "1:1", "4:5", "5:4", "3:2", "2:3", "16:9", "9:16"]
@@ -35,7 +35,7 @@ log = logs.get()
 class Options(BaseModel):
     """The form fields beside the file: what the caller wants done."""
 
-    pipeline: str = Field(default="photo", max_length=64, description="which pipeline")
+    pipeline: str = Field(default="photo", pattern=r"^[a-z0-9-]{1,64}$", description="which pipeline")
     style: str | None = Field(default=None, description="name of a style; none leaves the colours alone")
     style_strength: float = Field(default=1.0, ge=0, le=1, description="0 keeps the original's colours, 1 is the style")
     crop: Aspect = Field(default="original", description="aspect of the crop; none keeps the frame")
@@ -81,6 +81,7 @@ class Uploads:
         fingerprint = _fingerprint(got)
         if known:
             return await self._repeat(known, fingerprint)
+        orphan = True
         try:
             options = _options(got.fields)
             attachments = await self._checked(options, got.media_type)
@@ -95,13 +96,19 @@ class Uploads:
                 options=options.model_dump(exclude={"pipeline"}),
                 received_at=clock.now(),
             )
-            winner = await self._commit(tenant, idempotency_key, fingerprint, received)
+            message = _message(received)
+            async with self.engine.connect() as conn:
+                winner = await self._insert(conn, idempotency_key, fingerprint, received, message)
+                orphan = False  # an error of the commit itself does not tell whether it happened
+                await conn.commit()
         except Exception:
-            await self.objects.remove(key)
+            if orphan:
+                await self.objects.remove(key)
             raise
         if winner:
             await self.objects.remove(key)
             return await self._repeat(winner, fingerprint)
+        await self.outbox.flush([message])
         log.info("upload.received", job=str(received.job_id), size=got.size, media_type=got.media_type)
         return _answer(received)
 
@@ -124,21 +131,27 @@ class Uploads:
             raise error("MEDIA_TYPE_UNSUPPORTED", f"{options.pipeline} takes {', '.join(sorted(accepts))}")
         return {"lut": await self.catalog.style(options.style)} if options.style else {}
 
-    async def _commit(
-        self, tenant: str, idempotency_key: str | None, fingerprint: str, received: UploadReceived
+    async def _insert(
+        self,
+        conn: AsyncConnection,
+        idempotency_key: str | None,
+        fingerprint: str,
+        received: UploadReceived,
+        message: Outgoing,
     ) -> store.Answered | None:
-        """Commit and publish; returns the earlier answer when another request with this key was first."""
-        upload_id = str(received.upload_id)
-        message = outgoing(UPLOAD_RECEIVED, received, message_id=upload_id, key=str(received.job_id), source=SOURCE)
-        async with self.engine.begin() as conn:
-            if idempotency_key:
-                mine = store.Answered(fingerprint, _answer(received).model_dump(mode="json"))
-                if not await store.answer_if_new(conn, tenant, idempotency_key, mine):
-                    return await store.answered(conn, tenant, idempotency_key)
-            await store.insert_upload(conn, received)
-            await self.outbox.add(conn, [message])
-        await self.outbox.flush([message])
+        """Insert what came in; returns the earlier answer instead when another request with this key was first."""
+        if idempotency_key:
+            mine = store.Answered(fingerprint, _answer(received).model_dump(mode="json"))
+            if not await store.answer_if_new(conn, received.tenant, idempotency_key, mine):
+                return await store.answered(conn, received.tenant, idempotency_key)
+        await store.insert_upload(conn, received)
+        await self.outbox.add(conn, [message])
         return None
+
+
+def _message(received: UploadReceived) -> Outgoing:
+    upload_id, job = str(received.upload_id), str(received.job_id)
+    return outgoing(UPLOAD_RECEIVED, received, message_id=upload_id, key=job, source=SOURCE)
 
 
 def _options(fields: Mapping[str, str]) -> Options:

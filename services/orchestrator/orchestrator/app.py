@@ -21,7 +21,7 @@ from runtime import inbox, logs, postgres, service
 from runtime.outbox import Outbox
 from runtime.settle import consume_batches
 
-WAKE_EVERY_S = 0.5  # half of the second within which a timer must fire
+WAKE_EVERY_S = 0.8  # under the second within which a timer must fire
 log = logs.get()
 
 

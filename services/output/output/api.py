@@ -14,8 +14,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts import jobs
-from contracts.errors import error
+from contracts.errors import Transient, error
 from contracts.jobs import Status
 from output import store
 from output.listen import News
@@ -26,8 +25,8 @@ router = APIRouter(prefix="/v1/jobs")
 
 SETTLE_S = 2.0  # a job's first event may be a moment behind the upload's answer: wait so long before saying 404
 HEARTBEAT_S = 15.0  # proxies close silent streams
+AWAY_S = 1.0  # a reader's pause when the database does not answer
 EVENTS_A_READ = 200
-LAST = (jobs.JobSucceeded.TYPE, jobs.JobFailed.TYPE, jobs.JobDead.TYPE)
 
 
 class Link(BaseModel):
@@ -141,14 +140,26 @@ async def _stream(request: Request, job_id: UUID, after: int) -> AsyncIterator[s
     with news.of(job_id) as event:
         while not draining.is_set():
             event.clear()
-            found = await _events(request, job_id, after)
+            try:
+                ended = await _has_ended(request, job_id)  # asked first: the last event may come between the two reads
+                found = await _events(request, job_id, after)
+            except Transient:  # the database is away: the reader waits with us, for a page would not ask again
+                yield ": still here\n\n"
+                await _either(event, draining, AWAY_S)
+                continue
             for one in found:
                 after = one.id
                 yield f"id: {one.id}\nevent: {one.type}\ndata: {json.dumps(one.data)}\n\n"
-            if any(one.type in LAST for one in found):
+            if ended and not found:
                 return
             if not found and not await _either(event, draining, HEARTBEAT_S):
                 yield ": still here\n\n"
+
+
+async def _has_ended(request: Request, job_id: UUID) -> bool:
+    engine: AsyncEngine = request.app.state.engine
+    async with engine.connect() as conn:
+        return await store.has_ended(conn, job_id)
 
 
 async def _either(one: asyncio.Event, other: asyncio.Event, most_s: float) -> bool:

@@ -56,7 +56,8 @@ class News:
                     self._wake_all()
                     while not lost.is_set():
                         with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(lost.wait(), CHECK_S)
+                            async with asyncio.timeout(CHECK_S):  # Python 3.11's wait_for may swallow a cancellation
+                                await lost.wait()
                         await conn.execute("SELECT 1", timeout=5)  # a connection may also be lost without a word
                 finally:
                     conn.terminate()

@@ -1,7 +1,8 @@
 """The picture of a job, and how each event changes it. Pure: rows in, rows out.
 
-Every change says whether it was news: an event that is late (an older `revision` than the row has
-seen) or repeats what is known changes nothing and is not told again.
+Whatever the order in which a job's events come, the last picture is the same. Every change says
+whether it was news: an event that is late (an older `revision` than the row has seen) or repeats
+what is known changes nothing and is not told again. What only one event tells is taken however late.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _upload_received(picture: Picture, event: UploadReceived, trace_id: str | No
         picture.job = _new_job(event, event.received_at, trace_id)
     if picture.job["original"] is not None:
         return False
-    picture.job["original"] = event.original.model_dump(mode="json")
+    picture.job.update(original=event.original.model_dump(mode="json"), created_at=event.received_at)
     return True
 
 
@@ -51,7 +52,10 @@ def _started(picture: Picture, event: JobStarted, trace_id: str | None) -> bool:
     if picture.job is None:
         picture.job = _new_job(event, event.at, trace_id)
     known = {"pipeline_version": event.pipeline_version, "phase_names": event.phases, "started_at": event.at}
-    return _newer(picture.job, event.revision, status=Status.RUNNING, **known)
+    first = picture.job["started_at"] is None
+    if first:
+        picture.job.update(known)
+    return _newer(picture.job, event.revision, status=Status.RUNNING, **known) or first
 
 
 def _phase_changed(picture: Picture, event: JobPhaseChanged, _trace_id: str | None) -> bool:
@@ -76,14 +80,14 @@ def _progressed(picture: Picture, event: PhaseProgressed, _trace_id: str | None)
 
 
 def _succeeded(picture: Picture, event: JobSucceeded, _trace_id: str | None) -> bool:
-    ending = {"status": Status.SUCCEEDED, "degraded": event.degraded, "error": None}
-    return _newer(_job(picture), event.revision, ended_at=event.at, **ending)
+    ending = {"ended_at": event.at, "degraded": event.degraded, "error": None}
+    return _newer(_job(picture), event.revision, status=Status.SUCCEEDED, **ending)
 
 
 def _failed(picture: Picture, event: JobFailed | JobDead, _trace_id: str | None) -> bool:
     status = Status.FAILED if isinstance(event, JobFailed) else Status.DEAD
     problem = {"code": event.code, "detail": event.detail, "phase": event.phase}
-    return _newer(_job(picture), event.revision, ended_at=event.at, status=status, error=problem)
+    return _newer(_job(picture), event.revision, status=status, ended_at=event.at, error=problem)
 
 
 def _new_job(event: UploadReceived | JobStarted, created_at: Any, trace_id: str | None) -> Row:
@@ -106,11 +110,12 @@ def _new_job(event: UploadReceived | JobStarted, created_at: Any, trace_id: str 
     }
 
 
-def _newer(row: Row, revision: int, **values: Any) -> bool:
-    """Update the row unless it has seen a newer decision. One decision may say several things about it."""
-    if revision < row["revision"]:
+def _newer(row: Row, revision: int, *, status: Status, **values: Any) -> bool:
+    """Update the row unless it has seen a newer decision. Of what one decision says about it, its end is the last."""
+    seen = row["revision"], "status" in row and Status(row["status"]).is_terminal
+    if (revision, status.is_terminal) < seen:
         return False
-    row.update(values, revision=revision)
+    row.update(values, status=status, revision=revision)
     return True
 
 

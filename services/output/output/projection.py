@@ -78,6 +78,7 @@ async def _save_jobs(conn: AsyncConnection, rows: Sequence[Row]) -> None:
             "INSERT INTO output.jobs SELECT * FROM jsonb_populate_recordset(null::output.jobs, $1::text::jsonb) "
             "ON CONFLICT (id) DO UPDATE SET pipeline_version = excluded.pipeline_version, status = excluded.status, "
             "degraded = excluded.degraded, revision = excluded.revision, original = excluded.original, "
+            "created_at = excluded.created_at, "
             "phase_names = excluded.phase_names, error = excluded.error, started_at = excluded.started_at, "
             "ended_at = excluded.ended_at WHERE jobs.revision <= excluded.revision",
             (_json(rows),),

@@ -86,6 +86,12 @@ async def artifact_key(conn: AsyncConnection, tenant: str, job_id: UUID, name: s
     return (found[0]["key"], found[0]["name"]) if len(found) == 1 else None
 
 
+async def has_ended(conn: AsyncConnection, job_id: UUID) -> bool:
+    """Whether no more events of the job are to be expected, but for those that come late."""
+    status = (await conn.execute(select(JOBS.c.status).where(JOBS.c.id == job_id))).scalar_one()
+    return Status(status).is_terminal
+
+
 async def events_after(conn: AsyncConnection, job_id: UUID, after: int, most: int) -> list[StoredEvent]:
     """A job's events with a greater id, oldest first."""
     rows = await conn.execute(

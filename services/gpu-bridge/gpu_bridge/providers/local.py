@@ -113,7 +113,8 @@ class LocalProvider:
             raise error("CALL_LOST", "the local provider does not know this call")
         if not running.task.done():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(running.news.wait(), wait_s)
+                async with asyncio.timeout(wait_s):  # Python 3.11's wait_for may swallow a cancellation
+                    await running.news.wait()
             running.news.clear()
         if not running.task.done():
             return Pending(running.fraction)
