@@ -127,6 +127,18 @@ def setup(
     _print_done(done, as_json)
 
 
+@app.command()
+def draft(room: Annotated[str, typer.Argument(help="ingest, orchestrator, gpu_bridge or output")]) -> None:
+    """Print what a room's next migration has to do: its tables in code against the schema of the stack that is up."""
+    from stack.setup import ROOMS, SetupSettings, draft_migration
+
+    known = {row.package: row for row in ROOMS}
+    if room not in known:
+        _fail(f"no room is called {room!r}; there are: {', '.join(known)}")
+    _complete_environment()
+    typer.echo(asyncio.run(draft_migration(SetupSettings(), known[room])))
+
+
 @topology_app.command("apply")
 def topology_apply(as_json: AsJson = False) -> None:
     """Create or update streams and consumers."""

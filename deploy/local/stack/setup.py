@@ -6,7 +6,9 @@ upgrade: each step is idempotent and says what it changed. Services declare noth
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +16,11 @@ from typing import Final
 
 import asyncpg
 import nats
+from nats.aio.client import Client
 from pydantic import SecretStr
 from sqlalchemy import MetaData
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from runtime import migrate, topology
 from runtime.objects import Objects
@@ -87,20 +90,31 @@ async def setup(settings: SetupSettings) -> list[str]:
 
 async def apply_topology(settings: NatsSettings) -> list[str]:
     """Create or update streams and consumers; returns what changed, in words."""
-    password = settings.nats_password.get_secret_value() if settings.nats_password else None
-    nc = await nats.connect(settings.nats_url, user=settings.nats_user, password=password, connect_timeout=5)
-    try:
+    async with _broker(settings) as nc:
         return await topology.apply(nc.jetstream())
-    finally:
-        await nc.close()
 
 
 async def check_topology(settings: NatsSettings) -> None:
     """Raises TopologyMismatch, saying what differs."""
+    async with _broker(settings) as nc:
+        await topology.check(nc.jetstream())
+
+
+async def draft_migration(settings: SetupSettings, room: Room) -> str:
+    """The body of the room's next `upgrade()`: what its tables in code have and its schema has not."""
+    engine = create_async_engine(settings.role_url(room))
+    try:
+        return await migrate.draft(engine, room.metadata)
+    finally:
+        await engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _broker(settings: NatsSettings) -> AsyncIterator[Client]:
     password = settings.nats_password.get_secret_value() if settings.nats_password else None
     nc = await nats.connect(settings.nats_url, user=settings.nats_user, password=password, connect_timeout=5)
     try:
-        await topology.check(nc.jetstream())
+        yield nc
     finally:
         await nc.close()
 
@@ -151,8 +165,3 @@ async def _storage(settings: S3Settings) -> list[str]:
     finally:
         objects.close()
     return done
-
-
-def draft_engine(settings: SetupSettings, room: Room) -> AsyncEngine:
-    """An engine of the room's role, for drafting its next migration."""
-    return create_async_engine(settings.role_url(room))
