@@ -57,7 +57,8 @@ def create_engine(url: str, *, service: str, connections_max: int = 5) -> AsyncE
 def _connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
     try:
         return dialect.connect(*arguments, **options)
-    except (OSError, TimeoutError, asyncpg.PostgresError) as problem:  # refused, silent, or starting up
+    except (OSError, TimeoutError, asyncpg.PostgresError, dialect.loaded_dbapi.Error) as problem:
+        # Refused, silent, or starting up: the last as SQLAlchemy's own error where it has translated it already.
         raise unavailable() from problem
 
 
