@@ -11,10 +11,12 @@ default:
     @just --list --unsorted
 
 # a dozen real photos through the whole pipeline on the embedded stack
+[no-exit-message]
 demo *arguments:
     uv run safelight demo {{ arguments }}
 
 # start every server and service, wait until ready
+[no-exit-message]
 up *arguments:
     uv run safelight up {{ arguments }}
 
@@ -23,12 +25,19 @@ down:
     uv run safelight down
 
 # what runs, where, how big
+[no-exit-message]
 status *arguments:
     uv run safelight status {{ arguments }}
 
 # what the processes wrote: `just logs ingest -f`
 logs *arguments:
     uv run safelight logs {{ arguments }}
+
+# the command line: `just safelight submit photo.jpg --watch`, paths from the repository's root
+[no-exit-message]
+[positional-arguments]
+safelight *arguments:
+    @uv run safelight "$@"
 
 # lint, types, import rules, then every test
 test *arguments: check
