@@ -25,6 +25,7 @@ from runtime.settings import S3Settings
 T = TypeVar("T")
 PART_BYTES: Final = 8 * 1024 * 1024  # one part in memory per upload; the 10,000 parts of S3 then allow 78 GiB
 THREADS: Final = 16
+STREAMS: Final = 64  # uploads at once; a client may be slow, so they have threads of their own
 CONNECT_S: Final = 3.0
 READ_S: Final = 60.0
 
@@ -43,6 +44,7 @@ class Objects:
         self._client = _client(settings, settings.s3_endpoint)
         self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
+        self._streams = ThreadPoolExecutor(STREAMS, thread_name_prefix="streams")
 
     async def put(self, key: str, data: bytes, media_type: str) -> tuple[str, int]:
         """Store bytes under a key; returns (sha256 hex, size)."""
@@ -63,7 +65,8 @@ class Objects:
                 part_size=PART_BYTES,
                 num_parallel_uploads=1,
                 content_type=media_type,
-            )
+            ),
+            self._streams,
         )
 
     async def get(self, key: str) -> bytes:
@@ -138,10 +141,11 @@ class Objects:
     def close(self) -> None:
         """Let go of the threads; running calls end by their own time limits."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._streams.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, call: Callable[[], T]) -> T:
+    async def _run(self, call: Callable[[], T], threads: ThreadPoolExecutor | None = None) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            return await asyncio.get_running_loop().run_in_executor(threads or self._threads, call)
         except S3Error as problem:
             if problem.code in _MISSING:
                 raise error("OBJECT_MISSING") from problem
@@ -162,7 +166,7 @@ def _client(settings: S3Settings, endpoint: str) -> Minio:
         region=settings.s3_region,  # given, so that presigning asks nobody
         secure=where.scheme == "https",
         http_client=urllib3.PoolManager(
-            maxsize=THREADS,
+            maxsize=THREADS + STREAMS,
             timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
             retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
         ),

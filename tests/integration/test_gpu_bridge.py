@@ -583,7 +583,7 @@ async def test_a_lane_that_nothing_serves_becomes_a_dead_letter_and_its_neighbou
     await outcome(bridge.nc, given)
 
     async def dead() -> list[Told]:
-        return await told(bridge.nc, lost.key, "dead.>", "DEAD")
+        return await told(bridge.nc, lost.key, "DEAD")
 
     letters: list[Told] = await until(dead)
     [letter] = letters

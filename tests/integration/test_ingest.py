@@ -365,7 +365,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return b"".join(valid)
 
 
-@settings(max_examples=60, deadline=None, phases=[Phase.reuse, Phase.generate])  # shrinking takes minutes
+@settings(max_examples=40, deadline=None, phases=[Phase.reuse, Phase.generate])  # shrinking takes minutes
 @given(body=mutated(), suffix=st.sampled_from(["", "x", '"', "; boundary=x", "; charset=utf-7"]))
 async def test_no_body_makes_ingest_fail(ingest: Ingest, body: bytes, suffix: str) -> None:
     answer = await ingest.send(body, MULTIPART + suffix)
@@ -571,7 +571,7 @@ async def test_a_redelivered_command_tells_its_outcome_once(ingest: Ingest, nc: 
 
 # -- memory ---------------------------------------------------------------------------------
 
-PARALLEL, EACH = 8, 50 * MIB
+PARALLEL, EACH = 8, 40 * MIB
 GROWTH_MAX = PARALLEL * (8 + 8 + 4) * MIB + 64 * MIB
 # Per upload: a part of the store 8 MiB, its copy while it is sent 8, queue and socket 4; the rest is the allocator's.
 

@@ -41,7 +41,7 @@ from contracts.phases import (
 from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
 from orchestrator.machine.decide import decide
 from orchestrator.machine.effects import Event
-from orchestrator.machine.inputs import Begin, Failed, Input, Succeeded
+from orchestrator.machine.inputs import Begin, Failed, Input, Succeeded, TimeReached
 from orchestrator.machine.job import Job
 from orchestrator.pipelines import PHOTO
 from output.app import build
@@ -118,12 +118,13 @@ class Story:
     job_id: UUID = field(default_factory=uuid4)
     tenant: str = "demo"
     at: datetime = START
+    media_type: str = "image/jpeg"
     events: list[Outgoing] = field(default_factory=list)
     _job: Job | None = None
     _revision: int = 0
 
     def __post_init__(self) -> None:
-        original = ObjectRef(key="uploads/x", sha256="0" * 64, size=9, media_type="image/jpeg")
+        original = ObjectRef(key="uploads/x", sha256="0" * 64, size=9, media_type=self.media_type)
         self.upload = UploadReceived(
             upload_id=uuid4(),
             job_id=self.job_id,
@@ -153,6 +154,10 @@ class Story:
         now = self._later()
         ended = PhaseFailed(job_id=self.job_id, phase=phase, attempt=attempt, code=code, ended_at=now)
         return self._give(Failed(ended, now))
+
+    def waits(self, seconds: float) -> Story:
+        self.at += timedelta(seconds=seconds)
+        return self._give(TimeReached(self.at))
 
     def _later(self) -> datetime:
         self.at += timedelta(seconds=1)
@@ -187,9 +192,17 @@ def artifact(name: str, ref: ObjectRef | None = None) -> Artifact:
     return Artifact(**ref.model_dump(), name=name, width=4, height=3)
 
 
+def retried() -> Story:
+    """A job that succeeded although a phase had to be tried again."""
+    story = Story().begins().progresses("analyze", 0.9).fails("analyze", "CALL_LOST").waits(60)
+    return story.succeeds("analyze", attempt=2).succeeds("crop").succeeds("variants")
+
+
 STORIES: dict[str, Callable[[], Story]] = {
     "succeeded": whole,
+    "succeeded at the second try": retried,
     "failed": lambda: Story().begins().fails("analyze", "IMAGE_CORRUPT"),
+    "failed at once": lambda: Story(media_type="application/pdf").begins(),
     "dead": lambda: Story().begins().succeeds("analyze").fails("crop", "MESSAGE_INVALID"),
 }
 
@@ -229,7 +242,7 @@ async def test_a_job_in_order_reads_as_it_went(output: Output, ending: str) -> N
     story = STORIES[ending]()
     await project(output.engine, story.events)
     job = await output.job(story.job_id)
-    assert job["status"] == ending
+    assert job["status"] == ending.split()[0]
     assert job["trace_id"] == story.job_id.hex
     assert datetime.fromisoformat(job["created_at"]) == START
     assert job["started_at"]
@@ -247,11 +260,11 @@ async def test_a_job_in_order_reads_as_it_went(output: Output, ending: str) -> N
         ]
         assert (job["error"], job["degraded"]) == (None, False)
         assert job["phases"][0]["facts"] == {"width": 10}
-    else:
-        assert job["error"]["phase"] == ("analyze" if ending == "failed" else "crop")
+    if not ending.startswith("succeeded"):
+        assert job["error"]["phase"] == {"failed": "analyze", "failed at once": None, "dead": "crop"}[ending]
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(chance=st.randoms(use_true_random=False), ending=st.sampled_from(sorted(STORIES)))
 async def test_the_order_of_events_makes_no_difference(output: Output, chance: Any, ending: str) -> None:
     straight, mixed = STORIES[ending](), STORIES[ending]()
@@ -463,7 +476,7 @@ async def test_a_service_that_is_stopped_ends_its_streams(output: Output, enviro
             child.send_signal(signal.SIGTERM)
             asked = time.monotonic()
             assert [event async for event in events] == []  # the stream ends whole, not by a broken connection
-            assert time.monotonic() - asked < 3
+            assert time.monotonic() - asked < 4
     assert len(seen) == 3
     await asyncio.wait_for(child.wait(), 20)
     assert b"service.stopped" in await reading

@@ -34,6 +34,8 @@ class Picture:
         Raises:
             SafelightError: INTERNAL when the event is ahead of its job's first one: it will be delivered again.
         """
+        if self.job is None and isinstance(event, PhaseProgressed):
+            return False  # a hint, worth no second delivery
         if self.job is None and not isinstance(event, UploadReceived | JobStarted):
             raise error("INTERNAL", "the event is ahead of its job's first one")
         return _CHANGES[subject](self, event, trace_id)
