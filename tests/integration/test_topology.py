@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 
+import nats
 import pytest
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig
@@ -14,6 +15,7 @@ from contracts.topology import CONSUMERS, STREAMS
 from runtime import topology
 from runtime.topology import TopologyMismatch
 from tests.servers.fixtures import EnvironmentOf
+from tests.servers.models import NatsServer
 
 
 async def test_applying_twice_changes_nothing_the_second_time(nc: Client) -> None:
@@ -60,3 +62,26 @@ async def test_a_service_refuses_to_start_and_says_why(nc: Client, environment_o
     assert process.returncode not in (0, None)
     assert b"consumer orchestrator-inputs is missing" in said
     assert b"safelight topology apply" in said
+
+
+@pytest.mark.parametrize("user", ["ingest", "orchestrator", "gpu-bridge", "output"])
+async def test_a_service_may_not_change_the_topology(nc: Client, nats_server: NatsServer, user: str) -> None:
+    refused: list[Exception] = []
+
+    async def note(problem: Exception) -> None:
+        refused.append(problem)
+
+    password = nats_server.passwords[user]
+    service = await nats.connect(nats_server.url, user=user, password=password, error_cb=note)
+    js = service.jetstream(timeout=0.3)
+    for attempt in (
+        js.delete_stream("EVENTS"),
+        js.add_stream(name="MINE", subjects=["mine.>"]),
+        js.add_consumer("EVENTS", ConsumerConfig(durable_name="mine")),
+        js.delete_consumer("EVENTS", "output-projection"),
+    ):
+        with pytest.raises(nats.errors.TimeoutError):
+            await attempt
+    await service.close()
+    assert len([problem for problem in refused if "permissions violation" in str(problem).lower()]) == 4
+    await topology.check(nc.jetstream())
