@@ -236,11 +236,6 @@ class Delivery:
         """Its place in the stream."""
         return self.raw.metadata.sequence.stream
 
-    @property
-    def stored_at(self) -> str:
-        """When the broker stored it (ISO 8601)."""
-        return self.raw.metadata.timestamp.isoformat()
-
 
 BatchHandler = Callable[[Sequence[Delivery]], Awaitable[None]]
 

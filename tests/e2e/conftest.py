@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 import psutil
@@ -126,11 +125,6 @@ def phases(job: Mapping[str, Any]) -> dict[str, str]:
 def phase(job: Mapping[str, Any], name: str) -> dict[str, Any]:
     """One phase of a job."""
     return next(one for one in job["phases"] if one["name"] == name)
-
-
-def job_id(answer: httpx.Response) -> UUID:
-    """The job that an upload's answer names."""
-    return UUID(answer.json()["job_id"])
 
 
 @pytest.fixture(scope="session")

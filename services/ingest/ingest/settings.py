@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from ingest.intake import BYTES_MAX_DEFAULT
 from runtime.settings import HttpSettings, NatsSettings, PostgresSettings, S3Settings
 
 MIB = 1024 * 1024
@@ -13,6 +14,6 @@ class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
     """From the environment. `orchestrator_url` is asked which pipelines there are."""
 
     orchestrator_url: str = "http://127.0.0.1:8002"
-    upload_bytes_max: int = Field(default=512 * MIB, gt=0)
+    upload_bytes_max: int = Field(default=BYTES_MAX_DEFAULT, gt=0)
     analysis_workers: int = Field(default=2, ge=1, le=64)
     analysis_memory_bytes: int = Field(default=3 * 1024 * MIB, gt=0)

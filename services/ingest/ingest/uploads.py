@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, Field, ValidationError
@@ -42,7 +42,6 @@ class Options(BaseModel):
 
 
 FIELDS: Final = tuple(Options.model_fields)
-ASPECTS: Final = get_args(Aspect)
 
 
 class UploadAnswer(BaseModel):

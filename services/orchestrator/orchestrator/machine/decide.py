@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -295,8 +294,3 @@ class _Step:
 def _ending(code: str) -> Status:
     row = ERRORS[code]
     return Status.FAILED if not row.transient and row.fixer is Fixer.CALLER else Status.DEAD
-
-
-def commands(effects: Iterable[Effect]) -> list[RunPhase]:
-    """The commands among the effects."""
-    return [effect.message for effect in effects if isinstance(effect, Command)]
