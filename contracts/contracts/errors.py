@@ -48,10 +48,12 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     #         code                       transient  who  HTTP  what a person reads
     # -- asking -------------------------------------------------------------------------------
     ErrorCode("UNAUTHENTICATED",          False, _C, 401, "The API key is missing or unknown."),
+    ErrorCode("FORBIDDEN",                False, _C, 403, "This API key may not do that."),
     ErrorCode("NOT_FOUND",                False, _C, 404, "There is no such thing, or it is not yours."),
     ErrorCode("REQUEST_INVALID",          False, _C, 422, "The request does not have the declared shape."),
     ErrorCode("IDEMPOTENCY_KEY_REUSED",   False, _C, 422, "This Idempotency-Key was used for a different request."),
     ErrorCode("PIPELINE_UNKNOWN",         False, _C, 422, "No pipeline has this name."),
+    ErrorCode("STATE_CONFLICT",           False, _C, 409, "The state that it is in does not allow this."),
     ErrorCode("STYLE_UNKNOWN",            False, _C, 422, "No style has this name."),
     # -- uploading ----------------------------------------------------------------------------
     ErrorCode("UPLOAD_EMPTY",             False, _C, 422, "The file has no bytes."),
@@ -72,12 +74,19 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("SERVICE_UNAVAILABLE",      True,  _O, 503, "A service behind this address does not answer."),
     ErrorCode("OBJECT_MISSING",           False, _O, 500, "A stored object that this work needs is gone."),
     ErrorCode("PHASE_DEADLINE",           True,  _N, 504, "The phase did not end before its deadline."),
+    ErrorCode("PHASE_STALLED",            True,  _N, 504, "The phase made no progress for longer than its lease."),
     ErrorCode("JOB_DEADLINE",             False, _O, 504, "The job did not end before its deadline."),
+    ErrorCode("TOO_MANY_ITEMS",           False, _C, 422, "The file has more parts than one job may have."),
+    ErrorCode("FACT_INVALID",             False, _O, 500, "A phase's facts do not have the shape that another needs."),
+    ErrorCode("PIPELINE_CHANGED",         False, _O, 500, "No definition is known of the pipeline that this job pins."),
+    ErrorCode("WORKER_LOST",              True,  _O, 500, "Each process that took the message died before settling it."),
     # -- GPU calls ----------------------------------------------------------------------------
     ErrorCode("CALL_DEADLINE",            True,  _N, 504, "The call did not end before its deadline and was stopped."),
     ErrorCode("CALL_LOST",                True,  _N, 502, "The worker died while it ran the call."),
     ErrorCode("FUNCTION_UNKNOWN",         False, _O, 500, "No GPU function has this name and version."),
     ErrorCode("NO_PROVIDER",              True,  _O, 503, "No allowed provider is available for this function."),
+    ErrorCode("PROVIDER_UNAVAILABLE",     True,  _N, 503, "The provider takes no work at the moment."),
+    ErrorCode("PROVIDER_RATE_LIMITED",    True,  _N, 503, "The provider takes no more work before a certain time."),
 )  # fmt: skip
 
 

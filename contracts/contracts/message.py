@@ -25,6 +25,7 @@ HEADER_ERROR_CODE: Final = "safelight-error-code"
 HEADER_ERROR_MESSAGE: Final = "safelight-error-message"
 HEADER_DELIVERIES: Final = "safelight-deliveries"
 HEADER_CONSUMER: Final = "safelight-consumer"
+HEADER_ORIGINAL_ID: Final = "safelight-original-id"  # its CloudEvents id as it came
 
 
 class Message(BaseModel):

@@ -1,13 +1,14 @@
-"""The command that runs one phase of a job, and the three ways it answers.
+"""The command that runs one phase of a job, the ways it answers, and the command that stops it.
 
-`key` (`job.phase.attempt`) is one name end to end: it is the command's message id, the
-call's name, and the prefix of the artifacts that the attempt writes.
+`key` (`job.phase[.item].attempt`) is one name end to end: it is the command's message id, the
+call's name, and the prefix of the artifacts that the attempt writes. A phase that fans out has
+one command per item (a page); any other has none in its key.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
 from uuid import UUID
 
 from pydantic import Field, JsonValue
@@ -20,37 +21,63 @@ from contracts.topology import COMMANDS, EVENTS
 Facts = dict[str, JsonValue]  # what a phase found out: numbers, boxes and names, never personal text
 
 
-def phase_key(job_id: UUID, phase: str, attempt: int) -> str:
-    """`job.phase.attempt`."""
-    return f"{job_id}.{phase}.{attempt}"
+ItemId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # no dot: it stands inside a key
 
 
-class RunPhase(Message):
-    """Run this phase of this job. `inputs` are by role: `original`, `image`, attachments such as `lut`."""
+def phase_key(job_id: UUID, phase: str, attempt: int, item: str | None = None) -> str:
+    """`job.phase.attempt`, with an item `job.phase.item.attempt`."""
+    return f"{job_id}.{phase}.{item}.{attempt}" if item else f"{job_id}.{phase}.{attempt}"
+
+
+def read_phase_key(key: str) -> tuple[UUID, str, str | None, int]:
+    """(job, phase, item, attempt) of a key. Raises ValueError for anything else."""
+    job, phase, *item, attempt = key.split(".")
+    if len(item) > 1 or not phase:
+        raise ValueError("a key reads job.phase.attempt or job.phase.item.attempt")
+    return UUID(job), phase, item[0] if item else None, int(attempt)
+
+
+class _Attempt(Message):
+    job_id: UUID
+    phase: str
+    item: ItemId | None = None
+    attempt: int = Field(ge=1)
+
+    @property
+    def key(self) -> str:
+        return phase_key(self.job_id, self.phase, self.attempt, self.item)
+
+
+class RunPhase(_Attempt):
+    """Run this phase of this job. `inputs` are by role: `original`, `image`, attachments such as `lut`.
+
+    `providers` are the only ones that may do it, in no order; empty: any. `engine` names the one
+    kind of engine that may do it (`cpu`: the fallback), None: the best there is.
+    """
 
     TYPE: ClassVar[str] = "phase.v1.run"
 
-    job_id: UUID
-    phase: str
-    attempt: int = Field(ge=1)
     tenant: str
     inputs: dict[str, ObjectRef]
     parameters: Facts = Field(default_factory=dict)
     deadline: datetime
+    engine: str | None = None
+    providers: list[str] = Field(default_factory=list)
 
     @property
-    def key(self) -> str:
-        return phase_key(self.job_id, self.phase, self.attempt)
+    def prefix(self) -> str:
+        """Where the attempt's artifacts lie: `jobs/JOB/PHASE[/ITEM]/ATTEMPT`."""
+        return f"jobs/{self.key.replace('.', '/')}"
 
 
-class _Outcome(Message):
-    job_id: UUID
-    phase: str
-    attempt: int = Field(ge=1)
+class StopPhase(_Attempt):
+    """Stop this attempt: nobody waits for it any more. A request; a late outcome of it is ignored."""
 
-    @property
-    def key(self) -> str:
-        return phase_key(self.job_id, self.phase, self.attempt)
+    TYPE: ClassVar[str] = "phase.v1.stop"
+
+
+class _Outcome(_Attempt):
+    pass
 
 
 class PhaseProgressed(_Outcome):
@@ -86,6 +113,17 @@ class PhaseFailed(_Outcome):
     ended_at: datetime
 
 
+class PhaseDeferred(_Outcome):
+    """The attempt was not begun and nothing was bought: no provider that may do it takes work before `until`."""
+
+    TYPE: ClassVar[str] = "phase.v1.deferred"
+
+    provider: str
+    code: str  # PROVIDER_UNAVAILABLE, PROVIDER_RATE_LIMITED
+    until: datetime
+    at: datetime
+
+
 RUN_ANALYZE: Final = Channel("cmd.analysis.v1.run", RunPhase, COMMANDS.name)
 RUN_STYLE: Final = Channel("cmd.gpu.v1.run.style", RunPhase, COMMANDS.name)
 RUN_RETOUCH: Final = Channel("cmd.gpu.v1.run.retouch", RunPhase, COMMANDS.name)
@@ -93,7 +131,9 @@ RUN_CLEANUP: Final = Channel("cmd.gpu.v1.run.cleanup", RunPhase, COMMANDS.name)
 RUN_CROP: Final = Channel("cmd.render.v1.run.crop", RunPhase, COMMANDS.name)
 RUN_VARIANTS: Final = Channel("cmd.render.v1.run.variants", RunPhase, COMMANDS.name)
 RUN_NOOP: Final = Channel("cmd.bench.v1.run", RunPhase, COMMANDS.name)
+STOP_GPU: Final = Channel("cmd.gpu.v1.stop", StopPhase, COMMANDS.name)
 
 PHASE_PROGRESSED: Final = Channel("evt.phase.v1.progressed", PhaseProgressed, EVENTS.name)
 PHASE_SUCCEEDED: Final = Channel("evt.phase.v1.succeeded", PhaseSucceeded, EVENTS.name)
 PHASE_FAILED: Final = Channel("evt.phase.v1.failed", PhaseFailed, EVENTS.name)
+PHASE_DEFERRED: Final = Channel("evt.phase.v1.deferred", PhaseDeferred, EVENTS.name)

@@ -73,16 +73,18 @@ _OUTAGE: Final = (1.0, 5.0, 15.0, 60.0)
 _PATIENT: Final = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0, *(5 * MINUTE,) * 11)
 
 _STATUS: Final = ("evt.upload.v1.received", "evt.job.v1.*", "evt.phase.v1.progressed")
-_INPUTS: Final = ("evt.upload.v1.received", "evt.phase.v1.succeeded", "evt.phase.v1.failed")
+_INPUTS: Final = ("evt.upload.v1.received", "evt.phase.v1.*")
 
 # fmt: off
 CONSUMERS: Final[tuple[Consumer, ...]] = (
     #        name                   stream         owner           subjects                 ack_wait  retry  pending
     Consumer("ingest-analysis",     COMMANDS.name, "ingest",       ("cmd.analysis.v1.run",), 10.0, _OUTAGE,  64),
     Consumer("gpu-bridge-calls",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.run.*",),    10.0, _OUTAGE,  256),
+    Consumer("gpu-bridge-stops",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.stop",),    10.0, _OUTAGE,  256),
     Consumer("output-render",       COMMANDS.name, "output",       ("cmd.render.v1.run.*",), 10.0, _OUTAGE,  64),
     Consumer("orchestrator-inputs", EVENTS.name,   "orchestrator", _INPUTS,                  10.0, _PATIENT, 2000),
-    Consumer("orchestrator-dead",   DEAD.name,     "orchestrator", ("dead.cmd.>",),          10.0, _PATIENT, 256),
+    Consumer("orchestrator-dead",   DEAD.name,     "orchestrator", ("dead.cmd.>", "dead.evt.>"), 10.0, _PATIENT, 256),
+    Consumer("orchestrator-lost",   ADVISORIES.name, "orchestrator", (_MAX_DELIVERIES,),     10.0, _PATIENT, 64),
     Consumer("bench-noop",          COMMANDS.name, "bench",        ("cmd.bench.v1.run",),    10.0, _OUTAGE,  5000),
     Consumer("output-projection",   EVENTS.name,   "output",       _STATUS,                  10.0, _PATIENT, 2000),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 from uuid import UUID
 
 from pydantic import Field, JsonValue
@@ -14,11 +14,18 @@ from contracts.message import Message
 from contracts.topology import EVENTS
 
 
+Lane = Literal["interactive", "bulk"]  # who goes first where work has to wait
+
+# What a caller may choose; a pipeline reads them as `options.NAME`.
+OPTIONS: Final = frozenset({"style", "style_strength", "crop"})
+
+
 class UploadReceived(Message):
     """One file is stored, checked by content, and waits for its job.
 
     `attachments` are stored objects that the pipeline's phases read beside the original
     (a style's LUT, pinned at this moment). `options` are the caller's choices, checked by ingest.
+    `batch_id` says which jobs were submitted together; `lane` overrides the pipeline's.
     """
 
     TYPE: ClassVar[str] = "upload.v1.received"
@@ -30,6 +37,8 @@ class UploadReceived(Message):
     original: ObjectRef
     attachments: dict[str, ObjectRef] = Field(default_factory=dict)
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    batch_id: UUID | None = None
+    lane: Lane | None = None
     received_at: datetime
 
 
