@@ -26,10 +26,11 @@ def _trace_id(_logger: object, _method: str, line: MutableMapping[str, Any]) -> 
 
 
 def work(key: str) -> AbstractContextManager[None]:
-    """Name the work on every line inside: `key` is `job` or `job.phase.attempt`, as messages carry it."""
+    """Name the work on every line inside: `key` is `job` or `job.phase[.item].attempt`, as messages carry it."""
     job, _, rest = key.partition(".")
-    phase, _, attempt = rest.rpartition(".")
-    named = {"job": job, "phase": phase, "attempt": int(attempt) if attempt.isdecimal() else None}
+    unit, _, attempt = rest.rpartition(".")
+    phase, _, item = unit.partition(".")
+    named = {"job": job, "phase": phase, "item": item, "attempt": int(attempt) if attempt.isdecimal() else None}
     return bound_contextvars(**{name: value for name, value in named.items() if value})
 
 

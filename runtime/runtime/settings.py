@@ -15,12 +15,16 @@ class _Part(BaseSettings):
 
 
 class HttpSettings(_Part):
-    """Where the process listens, and who may ask. `api_keys` is `tenant:key,tenant:key`."""
+    """Where the process listens, and who may ask.
+
+    `api_keys` is `tenant:key,tenant:key`. `operator_keys` is `name:key,name:key`: they open what concerns every tenant.
+    """
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8000, ge=0, le=65535)
     log_level: str = "info"
     api_keys: SecretStr = SecretStr("")
+    operator_keys: SecretStr = SecretStr("")
 
 
 class NatsSettings(_Part):

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,9 @@ from contracts.message import (
     HEADER_DELIVERIES,
     HEADER_ERROR_CODE,
     HEADER_ERROR_MESSAGE,
+    HEADER_ID,
     HEADER_MESSAGE_ID,
+    HEADER_ORIGINAL_ID,
     HEADER_SUBJECT,
     HEADER_TRACE,
 )
@@ -116,6 +119,8 @@ def dead_letter(message: Msg, consumer: topology.Consumer, reason: Dead) -> Outg
     dead_id = f"dead.{consumer.name}.{message_id}"
     headers |= {
         HEADER_MESSAGE_ID: dead_id,
+        HEADER_ID: dead_id,
+        HEADER_ORIGINAL_ID: headers.get(HEADER_ID, message_id),
         HEADER_ERROR_CODE: reason.code,
         HEADER_ERROR_MESSAGE: reason.detail.replace("\r", " ").replace("\n", " ")[:500],
         HEADER_DELIVERIES: str(message.metadata.num_delivered),
@@ -224,8 +229,11 @@ class Delivery:
 
     @property
     def message_id(self) -> str:
-        """Its Nats-Msg-Id; every message of ours has one, a stranger's is named by its place in the stream."""
-        return self.headers.get(HEADER_MESSAGE_ID) or f"{self.raw.metadata.stream}.{self.sequence}"
+        """What the inbox knows it by: its CloudEvents id, which a message keeps when it is sent again.
+
+        A message of a stranger, without one, is named by its place in the stream.
+        """
+        return self.headers.get(HEADER_ID) or f"{self.raw.metadata.stream}.{self.sequence}"
 
     @property
     def traceparent(self) -> str | None:
@@ -290,33 +298,41 @@ class _Pull:
         self._round = 0
         self._owed = 0  # messages that the current request may still bring
         self._ends_at = 0.0
+        self._arrived: deque[Msg] = deque()
+        self._any = asyncio.Event()
 
     async def __aenter__(self) -> _Pull:
-        self._subscription = await self._nc.subscribe(f"{self._inbox}.*")
+        # A callback that only appends: `next_msg` makes a task and a UUID for each message.
+        self._subscription = await self._nc.subscribe(f"{self._inbox}.*", cb=self._came)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         with contextlib.suppress(NatsError):
             await self._subscription.unsubscribe()
 
+    async def _came(self, message: Msg) -> None:
+        self._arrived.append(message)
+        self._any.set()
+
     async def take(self) -> list[Msg]:
         """Wait for the first message, then take what else is there. Empty when the request ran out."""
         clock = asyncio.get_running_loop()
-        if self._owed <= 0 or clock.time() >= self._ends_at:
+        if not self._arrived and (self._owed <= 0 or clock.time() >= self._ends_at):
             self._round += 1
             self._owed = self._batch_max
             self._ends_at = clock.time() + PULL_EXPIRES_S + PULL_GRACE_S
             request = {"batch": self._batch_max, "expires": int(PULL_EXPIRES_S * 1e9)}
             await self._nc.publish(self._next, json.dumps(request).encode(), reply=f"{self._inbox}.{self._round}")
-        try:
-            first = await self._subscription.next_msg(timeout=max(0.01, self._ends_at - clock.time()))
-        except TimeoutError:
-            return []
-        arrived = [first]
-        while len(arrived) < self._batch_max and self._subscription.pending_msgs:
-            arrived.append(await self._subscription.next_msg(timeout=1))
+        if not self._arrived:
+            self._any.clear()
+            try:
+                async with asyncio.timeout(max(0.01, self._ends_at - clock.time())):
+                    await self._any.wait()
+            except TimeoutError:
+                return []
+        arrived = [self._arrived.popleft() for _ in range(min(len(self._arrived), self._batch_max))]
         statuses = [status for message in arrived if (status := _status(message))]
-        messages = [message for message in arrived if not _status(message)]
+        messages = [message for message in arrived if message.data or not _status(message)]
         self._owed = 0 if statuses else self._owed - len(messages)
         if any(status not in _ORDINARY for status in statuses):  # e.g. 503: nobody answers for this consumer
             log.warning("settle.pull_refused", statuses=statuses)

@@ -2,8 +2,8 @@
 
 Shape (a test reads it back): a message's headers carry `traceparent`; whoever consumes it
 opens one CONSUMER span under that parent, and everything it publishes carries that span on.
-Spans are exported by OTLP over HTTP when OTEL_EXPORTER_OTLP_ENDPOINT is set, else they only
-give logs and job records their trace id.
+Spans and metrics are exported by OTLP over HTTP when OTEL_EXPORTER_OTLP_ENDPOINT is set, else spans
+only give logs and job records their trace id.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import _Gauge as Gauge
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -25,17 +27,35 @@ from contracts.message import HEADER_TRACE
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACER = trace.get_tracer("safelight")
+_METER = metrics.get_meter("safelight")
 
 
 def configure(service: str) -> TracerProvider:
     """Install the process's tracer. The caller shuts it down last, so that no span is lost."""
-    provider = TracerProvider(resource=Resource.create({"service.name": f"safelight-{service}"}))
-    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # 15 MB that few need
+    resource = Resource.create({"service.name": f"safelight-{service}"})
+    provider = TracerProvider(resource=resource)
+    if exports():
+        # 15 MB that few need
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource))
     trace.set_tracer_provider(provider)
     return provider
+
+
+@cache
+def exports() -> bool:
+    """Whether spans and metrics go anywhere. Where they do not, a hot path hands the trace on without making a span."""
+    return bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+
+
+def gauge(name: str, unit: str, description: str) -> Gauge:
+    """A metric that says how much there is of something now; `set(value, attributes)`."""
+    return _METER.create_gauge(name, unit, description)
 
 
 @contextmanager

@@ -4,13 +4,15 @@ owner; services only `check` and refuse to start, saying what differs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
-from contracts.topology import CONSUMERS, DUPLICATE_WINDOW_S, STREAMS, Consumer, Stream
+from contracts.topology import CONSUMERS, DUPLICATE_WINDOW_S, EVENTS, STREAMS, Consumer, Stream
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
@@ -82,6 +84,19 @@ async def apply(js: JetStreamContext, *, replicas: int = 1) -> list[str]:
     return done
 
 
+async def rewind(js: JetStreamContext, since: datetime) -> None:
+    """Deliver the events since then once more to everybody who reads them; what was taken in before, inboxes refuse."""
+    for row in CONSUMERS:
+        if row.stream != EVENTS.name:
+            continue
+        with contextlib.suppress(NotFoundError):
+            await js.delete_consumer(row.stream, row.name)
+        config = _consumer_config(row)
+        config.deliver_policy = DeliverPolicy.BY_START_TIME
+        config.opt_start_time = since.isoformat()  # type: ignore[assignment]  # it travels as RFC 3339
+        await js.add_consumer(row.stream, config)
+
+
 async def check(js: JetStreamContext, *, owner: str | None = None) -> None:
     """Compare the broker with the tables: every stream, and the consumers of `owner` (all when None).
 
@@ -110,7 +125,8 @@ async def check(js: JetStreamContext, *, owner: str | None = None) -> None:
 
 
 _STREAM_FIELDS = ("subjects", "retention", "max_age", "max_bytes", "storage", "duplicate_window")  # replicas may differ
-_CONSUMER_FIELDS = ("ack_policy", "deliver_policy", "filter_subjects", "ack_wait", "max_deliver", "max_ack_pending")
+# Where a consumer began is history: it cannot be changed, and `rewind` begins anew.
+_CONSUMER_FIELDS = ("ack_policy", "filter_subjects", "ack_wait", "max_deliver", "max_ack_pending")
 
 
 def _differences(what: str, wanted: object, found: object, fields: Iterable[str]) -> list[str]:

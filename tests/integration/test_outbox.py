@@ -51,6 +51,7 @@ async def test_flushing_publishes_and_forgets(engine: AsyncEngine, nc: Client) -
     async with engine.begin() as conn:
         await outbox.add(conn, messages)
     await outbox.flush(messages)
+    await outbox.forget_confirmed()
     assert (await waiting(engine), await stored(nc) - before) == (0, 3)
 
 
