@@ -23,7 +23,7 @@ import pytest
 from contracts.artifacts import ObjectRef
 from contracts.envelope import CallRequest, CallResponse, Item, ReadUrl, WriteUrl
 from contracts.errors import SafelightError
-from gpu_bridge.providers.port import Pending, Provider
+from gpu_bridge.providers.port import Available, Pending, Provider
 from runtime.objects import Objects
 from tests.integration.wire import picture, sha256, stored
 
@@ -102,8 +102,8 @@ async def stalling() -> AsyncIterator[Stall]:
 class ProviderConformance:
     """`provider` is of the implementing class, `objects` and `stall` come from its module."""
 
-    async def test_it_is_healthy(self, provider: Provider) -> None:
-        assert await provider.healthy()
+    async def test_it_takes_work(self, provider: Provider) -> None:
+        assert await provider.availability() == Available()
 
     async def test_a_call_reads_and_writes_by_links_and_says_what_it_wrote(
         self, provider: Provider, objects: Objects
@@ -169,6 +169,17 @@ class ProviderConformance:
         handle = await provider.submit(request(item))
         assert isinstance(await asyncio.wait_for(provider.poll(handle, 0.05), 3), Pending)
         await provider.cancel(handle)
+
+    async def test_news_that_nobody_took_is_there_for_the_next_who_asks(
+        self, provider: Provider, objects: Objects
+    ) -> None:
+        asked = request(await styled(objects, picture()))
+        handle = await provider.submit(asked)
+        first = asyncio.create_task(provider.poll(handle, 30))
+        await asyncio.sleep(0)  # it asks now
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert (await ended(provider, handle)).call_id == asked.call_id
 
     async def test_a_cancelled_call_is_forgotten(self, provider: Provider, objects: Objects, stall: Stall) -> None:
         item = await styled(objects, picture(), inputs={"image": stall.link()})

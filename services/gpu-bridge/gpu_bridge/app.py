@@ -35,8 +35,10 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             arrived = asyncio.Event()
             runner = Runner(engine, outbox, nc.jetstream(), objects, [local], arrived, slots=settings.local_workers)
             app.state.checks += [partial(postgres.check, engine), objects.check]
+            handlers = Handlers(engine, arrived, runner.stop_here)
             async with service.background(
-                consume_batches(nc, topology.consumer("gpu-bridge-calls"), Handlers(engine, arrived).commands),
+                consume_batches(nc, topology.consumer("gpu-bridge-calls"), handlers.commands),
+                consume_batches(nc, topology.consumer("gpu-bridge-stops"), handlers.stops),
                 runner.run_forever(),
                 outbox.sweep_forever(),
             ):

@@ -1,13 +1,16 @@
 """Which GPU function runs which phase, with what, and where.
 
 The lane is the last word of the command's subject; the provider order is the order of trust:
-the first that is healthy gets the call. Reading this table is reading what the bridge does.
+the first that is allowed and takes work gets the call. Reading these tables is reading what the bridge does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from contracts.errors import error
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,17 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
 )
 # fmt: on
 
+ENGINES: Final = {"local": "cpu"}  # what a provider computes on, as a command's `engine` asks for it
+
+
+def allowed(function: Function, engine: str | None, providers: Sequence[str]) -> tuple[str, ...]:
+    """The providers that may do it, in the function's order. No engine is any; no providers are all."""
+    return tuple(
+        name
+        for name in function.providers
+        if (engine is None or ENGINES.get(name) == engine) and (not providers or name in providers)
+    )
+
 
 def function_of(lane: str) -> Function | None:
     """The function that serves a lane, or None."""
@@ -39,5 +53,8 @@ def function_of(lane: str) -> Function | None:
 
 
 def function_named(name: str) -> Function:
-    """The row of a function. Raises StopIteration when there is none."""
-    return next(row for row in FUNCTIONS if row.name == name)
+    """The row of a function. Raises FUNCTION_UNKNOWN when there is none (any more)."""
+    for row in FUNCTIONS:
+        if row.name == name:
+            return row
+    raise error("FUNCTION_UNKNOWN", f"the catalogue holds no function {name}")

@@ -3,13 +3,17 @@
 The order that survives a crash at any point: the call is in the ledger before it is submitted,
 the lease says who is at it, the outcome and its outbox row are one commit. A process that dies
 leaves a lease that runs out; whoever takes the call then writes the same object keys again.
+
+A call is asked to stop by its row. The process that took the stop wakes its own watcher at
+once, any other notices when it extends its lease, and whoever holds the lease tells the
+provider and ends the call without an outcome.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -17,13 +21,23 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.envelope import CallRequest, CallResponse, Item, ReadUrl, WriteUrl
+from contracts.envelope import CallResponse, Item
 from contracts.errors import SafelightError, error
-from contracts.phases import PHASE_FAILED, PHASE_PROGRESSED, PHASE_SUCCEEDED, PhaseProgressed, PhaseSucceeded
+from contracts.phases import (
+    PHASE_DEFERRED,
+    PHASE_FAILED,
+    PHASE_PROGRESSED,
+    PHASE_SUCCEEDED,
+    PhaseDeferred,
+    PhaseFailed,
+    PhaseProgressed,
+    PhaseSucceeded,
+)
 from gpu_bridge import store, traces
-from gpu_bridge.call import Call, Outcome, failed, outcome
-from gpu_bridge.catalog import Function, function_named
+from gpu_bridge.call import Call, Outcome, State, Submission, about, failed, outcome
+from gpu_bridge.catalog import function_named
 from gpu_bridge.providers.port import Pending, Provider
+from gpu_bridge.submit import Stopped, chosen, item_of, news, request, tell_to_stop
 from runtime import clock, logs, telemetry
 from runtime.objects import Objects
 from runtime.outbox import Outbox, Outgoing, outgoing, publish
@@ -33,7 +47,6 @@ if TYPE_CHECKING:
 
 SOURCE: Final = "gpu-bridge"
 LEASE_S: Final = 15.0  # a dead bridge's calls move on after this
-POLL_S: Final = 4.0  # so a lease is extended at least three times before it runs out
 LOOK_EVERY_S: Final = 3.0  # for leases that ran out and for calls that another process wrote down
 log = logs.get()
 
@@ -52,12 +65,18 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._me: UUID = uuid4()
+        self._stops: dict[str, asyncio.Event] = {}  # of the calls that run here
 
     async def run_forever(self) -> None:
         """Take calls until cancelled; what is running then is told to stop and left to its lease."""
         async with asyncio.TaskGroup() as slots:
             for _ in range(self.slots):
                 slots.create_task(self._slot())
+
+    def stop_here(self, key: str) -> None:
+        """The ledger asks this call to stop: if it runs here, its watcher need not find out by itself."""
+        if key in self._stops:
+            self._stops[key].set()
 
     async def _slot(self) -> None:
         while True:
@@ -81,47 +100,69 @@ class Runner:
 
     async def _run(self, call: Call) -> None:
         started_at = clock.now()
-        function = function_named(call.function)
+        provider: str | None = None
         with (
             logs.work(call.key),
             telemetry.span(
-                f"call {function.name}",
+                f"call {call.function}",
                 traceparent=call.traceparent,
                 attributes={"safelight.key": call.key, "safelight.tries": call.tries},
             ) as span,
+            self._stoppable(call.key) as stop,
         ):
-            provider: Provider | None = None
             try:
-                provider = await self._provider(function)
-                span.set_attribute("safelight.provider", provider.name)
-                response = await self._watched(call, function, provider)
-                traces.join(response.spans)
-                result = outcome(call.command, function, response, started_at, clock.now())
+                if call.state is State.STOPPING:
+                    await self._stop_left_behind(call)
+                    raise Stopped
+                if started_at >= call.command.deadline:
+                    raise error("CALL_DEADLINE", "the call waited past its deadline")
+                function = function_named(call.function)
+                result: Outcome
+                match await chosen(self.providers, call.command, function):
+                    case PhaseDeferred() if call.submission:  # bought already, by a process that fell silent
+                        raise error("CALL_LOST", "its process died, and no provider takes it over now")
+                    case PhaseDeferred() as result:
+                        provider = result.provider
+                        log.info("runner.deferred", provider=provider, code=result.code, until=str(result.until))
+                    case taker:
+                        provider = taker.name
+                        span.set_attribute("safelight.provider", provider)
+                        item = await item_of(self.objects, call, function)
+                        response = await self._watched(call, item, taker, stop)
+                        traces.join(response.spans)
+                        result = outcome(call.command, function, item, response, started_at, clock.now())
                 message = _message(call, result)
+            except Stopped:
+                await self._record_cancelled(call)
+                return
             except Exception as problem:
                 known = problem if isinstance(problem, SafelightError) else error("INTERNAL", type(problem).__name__)
                 log.warning("runner.failed", code=known.code, exc_info=None if known is problem else problem)
                 result = failed(call.command, known.code, known.detail, started_at, clock.now())
                 message = _message(call, result)
-            if not isinstance(result, PhaseSucceeded):
+            if isinstance(result, PhaseFailed):
                 telemetry.fail(span, result.code)
-            await self._record(call, provider.name if provider else None, result, message)
+            await self._record(call, provider, result, message)
 
-    async def _provider(self, function: Function) -> Provider:
-        for name in function.providers:
-            for provider in self.providers:
-                if provider.name == name and await provider.healthy():
-                    return provider
-        raise error("NO_PROVIDER")
+    @contextlib.contextmanager
+    def _stoppable(self, key: str) -> Iterator[asyncio.Event]:
+        stop = self._stops[key] = asyncio.Event()
+        try:
+            yield stop
+        finally:
+            if self._stops.get(key) is stop:  # else this process leased the call again
+                del self._stops[key]
 
-    async def _watched(self, call: Call, function: Function, provider: Provider) -> CallResponse:
-        if clock.now() >= call.command.deadline:
-            raise error("CALL_DEADLINE", "the call waited past its deadline")
-        handle = await provider.submit(await self._request(call, function))
+    async def _watched(self, call: Call, item: Item, provider: Provider, stop: asyncio.Event) -> CallResponse:
+        """Submit and wait for the answer. Whatever else ends the wait, the provider is told. Raises Stopped."""
+        if stop.is_set():
+            raise Stopped
+        handle = await provider.submit(request(call, item))
         told: float | None = None
         try:
+            await self._extend(call, Submission(provider.name, handle))
             while True:
-                state = await provider.poll(handle, POLL_S)
+                state = await news(provider, handle, stop)
                 if not isinstance(state, Pending):
                     return state
                 if clock.now() >= call.command.deadline:  # a provider that has not noticed does not hold the call
@@ -131,20 +172,26 @@ class Runner:
                     await self._tell_progress(call, told)
                 await self._extend(call)
         except BaseException:
-            await provider.cancel(handle)
+            await tell_to_stop(provider, handle)
             raise
 
-    async def _extend(self, call: Call) -> None:
+    async def _extend(self, call: Call, submission: Submission | None = None) -> None:
         until = clock.now() + timedelta(seconds=LEASE_S)
         async with self.engine.begin() as conn:
-            if not await store.extend_if_mine(conn, call.key, self._me, until):
-                raise error("CALL_LOST", "the lease went to another process")
+            state = await store.extend_if_mine(conn, call, until, submission)
+        if state is None:
+            raise error("CALL_LOST", "the lease went to another process")
+        if state is State.STOPPING:
+            raise Stopped
+
+    async def _stop_left_behind(self, call: Call) -> None:
+        """Tell the provider in the stead of a process that fell silent before it did."""
+        for provider in self.providers:
+            if call.submission and provider.name == call.submission.provider:
+                await tell_to_stop(provider, call.submission.handle)
 
     async def _tell_progress(self, call: Call, fraction: float) -> None:
-        command = call.command
-        message = PhaseProgressed(
-            job_id=command.job_id, phase=command.phase, attempt=command.attempt, fraction=fraction, at=clock.now()
-        )
+        message = PhaseProgressed(**about(call.command), fraction=fraction, at=clock.now())
         message_id = f"{call.key}.progress.{fraction:.3f}"
         try:
             hint = outgoing(PHASE_PROGRESSED, message, message_id=message_id, key=call.key, source=SOURCE)
@@ -152,42 +199,34 @@ class Runner:
         except SafelightError:
             log.info("runner.progress_lost")
 
-    async def _request(self, call: Call, function: Function) -> CallRequest:
-        command = call.command
-        lives = max(command.deadline - clock.now(), timedelta(seconds=1))
-        inputs = {}
-        for role in function.inputs:
-            if role not in command.inputs:
-                raise error("OBJECT_MISSING", f"the command names no object for the role {role}")
-            ref = command.inputs[role]
-            inputs[role] = ReadUrl(url=await self.objects.read_url(ref.key, lives), sha256=ref.sha256, size=ref.size)
-        outputs = {}
-        for role, name in function.outputs.items():
-            key = f"jobs/{command.job_id}/{command.phase}/{command.attempt}/{name}"
-            outputs[role] = WriteUrl(url=await self.objects.write_url(key, lives), key=key)
-        item = Item(id=call.key, inputs=inputs, outputs=outputs, parameters=command.parameters)
-        return CallRequest(
-            call_id=f"{call.key}.{call.tries}",
-            function=function.name,
-            items=[item],
-            deadline=command.deadline,
-            traceparent=telemetry.traceparent(),
-        )
-
     async def _record(self, call: Call, provider: str | None, result: Outcome, message: Outgoing) -> None:
         async with self.engine.begin() as conn:
-            if not await store.record_if_mine(conn, call, self._me, provider, result):
-                log.warning("runner.lease_lost")
-                return
-            await self.outbox.add(conn, [message])
+            recorded = await store.record_if_mine(conn, call, provider, result)
+            if recorded:
+                await self.outbox.add(conn, [message])
+        if not recorded:
+            await self._record_cancelled(call)  # the stop came first, unless the lease is gone
+            return
         try:
             await self.outbox.flush([message])
         except SafelightError as problem:
             log.warning("outbox.left_to_sweep", code=problem.code, messages=1)
 
+    async def _record_cancelled(self, call: Call) -> None:
+        async with self.engine.begin() as conn:
+            cancelled = await store.cancel_if_mine(conn, call, clock.now())
+        if cancelled:
+            log.info("runner.cancelled")
+        else:
+            log.warning("runner.lease_lost")
+
 
 def _message(call: Call, result: Outcome) -> Outgoing:
     message_id = f"{call.key}.outcome"
-    if isinstance(result, PhaseSucceeded):
-        return outgoing(PHASE_SUCCEEDED, result, message_id=message_id, key=call.key, source=SOURCE)
-    return outgoing(PHASE_FAILED, result, message_id=message_id, key=call.key, source=SOURCE)
+    match result:
+        case PhaseSucceeded():
+            return outgoing(PHASE_SUCCEEDED, result, message_id=message_id, key=call.key, source=SOURCE)
+        case PhaseFailed():
+            return outgoing(PHASE_FAILED, result, message_id=message_id, key=call.key, source=SOURCE)
+        case PhaseDeferred():
+            return outgoing(PHASE_DEFERRED, result, message_id=message_id, key=call.key, source=SOURCE)

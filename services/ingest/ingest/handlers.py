@@ -34,7 +34,7 @@ class Handlers:
 
     async def _outcome(self, command: RunPhase) -> Outgoing:
         started_at = clock.now()
-        about = {"job_id": command.job_id, "phase": command.phase, "attempt": command.attempt}
+        about = command.model_dump(include={"job_id", "phase", "item", "attempt"})
         outcome_id = f"{command.key}.outcome"
         try:
             facts = await self._facts(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from contracts.artifacts import Artifact
 from contracts.errors import SafelightError, error
@@ -42,7 +42,7 @@ class Handlers:
 
     async def _outcome(self, command: RunPhase) -> Outgoing:
         started_at = clock.now()
-        about: dict[str, Any] = {"job_id": command.job_id, "phase": command.phase, "attempt": command.attempt}
+        about = command.model_dump(include={"job_id", "phase", "item", "attempt"})
         outcome_id = f"{command.key}.outcome"
         try:
             artifacts, facts, engine = await self._rendered(command)
@@ -75,7 +75,7 @@ class Handlers:
             facts |= made.facts
             if made.data is None:
                 continue  # the input already is this picture
-            key = f"jobs/{command.job_id}/{command.phase}/{command.attempt}/{made.name}"
+            key = f"{command.prefix}/{made.name}"
             sha256, size = await self.objects.put(key, made.data, made.media_type)
             artifacts.append(
                 Artifact(

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from contracts.envelope import CallRequest, CallResponse
 from contracts.errors import error
-from gpu_bridge.providers.port import Pending
+from gpu_bridge.providers.port import Available, Pending, Unavailable
 from runtime import clock, logs
 
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -100,6 +100,9 @@ class LocalProvider:
         self._calls: dict[str, _Running] = {}
         self._kills: set[asyncio.Task[None]] = set()
 
+    async def availability(self) -> Available | Unavailable:
+        return Available()  # a call waits here for a free child; nothing stands behind this provider
+
     async def submit(self, request: CallRequest) -> str:
         running = _Running()
         running.task = asyncio.create_task(self._run(request, running))
@@ -126,9 +129,6 @@ class LocalProvider:
         if running:
             running.task.cancel()
             await asyncio.gather(running.task, return_exceptions=True)
-
-    async def healthy(self) -> bool:
-        return True
 
     async def close(self) -> None:
         for handle in list(self._calls):
