@@ -52,6 +52,7 @@ def create_engine(url: str, *, service: str, connections_max: int = 5, pre_ping:
         max_overflow=connections_max - 1,
         pool_pre_ping=pre_ping,
         pool_timeout=10,
+        hide_parameters=True,  # what a statement was given is nothing for a log
         connect_args={"server_settings": {"application_name": f"safelight-{service}"}, "timeout": 5},
     )
     event.listen(engine.sync_engine, "do_connect", _connect)

@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from stack import control
+from stack import backup, control
+from stack.home import Refusal
 from tests.e2e.conftest import ENDED, Stack, phases
 
 SERVICES = ("ingest", "orchestrator", "gpu-bridge", "output", "console")
@@ -69,12 +70,29 @@ async def test_jobs_in_flight_go_on_after_the_whole_stack_was_restarted(stack: S
     assert [job["status"] for job in ended] == ["succeeded"] * 3
 
 
+async def test_a_restored_database_learns_what_came_after_its_backup(
+    stack: Stack, samples: dict[str, Path], tmp_path: Path
+) -> None:
+    before = await stack.ended(await stack.upload(samples["coffee.png"]))
+    file = tmp_path / "safelight.dump"
+    await asyncio.to_thread(backup.backup, stack.home, file)
+    after = await stack.ended(await stack.upload(samples["rocket.jpg"]))
+    with pytest.raises(Refusal, match="is up here"):
+        await asyncio.to_thread(backup.restore, stack.home, file)
+    await asyncio.to_thread(control.down, stack.home)
+    await asyncio.to_thread(backup.restore, stack.home, file)
+    await asyncio.to_thread(control.up, stack.home)
+    again = await stack.until(after["id"], lambda job: job["status"] in ENDED)
+    assert [a["sha256"] for a in again["artifacts"]] == [a["sha256"] for a in after["artifacts"]]
+    assert (await stack.job(before["id"]))["status"] == again["status"] == "succeeded"
+
+
 async def test_at_the_end_no_job_is_left_over_and_none_ended_twice(stack: Stack) -> None:
     rows = await asyncio.to_thread(
         stack.rows,
         "SELECT j.id, j.status AS decided, o.status AS shown, "
         "(SELECT count(*) FROM output.events e WHERE e.job_id = j.id AND e.type IN "
-        "('job.v1.succeeded', 'job.v1.failed', 'job.v1.dead')) AS endings "
+        "('job.v1.succeeded', 'job.v1.failed', 'job.v1.dead', 'job.v1.cancelled')) AS endings "
         "FROM orchestrator.jobs j LEFT JOIN output.jobs o USING (id)",
     )
     assert rows

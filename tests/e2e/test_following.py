@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from stack import control
 from tests.e2e.conftest import Stack
 
@@ -59,7 +61,8 @@ async def test_the_stream_tells_everything_in_order_and_ends_with_the_job(
     assert "phase.v1.progressed" in types
     ids = [int(one["id"]) for one in told]
     assert ids == sorted(set(ids))
-    done = [one["data"]["phase"] for one in told if one["data"].get("status") == "succeeded"]
+    changes = [change for one in told for change in one["data"].get("changes", [])]
+    done = [change["phase"] for change in changes if change["status"] == "succeeded"]
     assert done == ["analyze", "style", "retouch", "crop", "variants"]
 
 
@@ -145,3 +148,28 @@ async def test_a_list_is_paged_and_filtered(stack: Stack, samples: dict[str, Pat
     assert len(seen) == len(set(seen)) >= 3
     bad = await stack.client.get("/v1/jobs", params={"cursor": "bm9uc2Vuc2U="})
     assert (bad.status_code, bad.json()["code"]) == (422, "REQUEST_INVALID")
+
+
+async def test_a_batch_is_followed_as_a_whole(stack: Stack, samples: dict[str, Path]) -> None:
+    made = (await stack.client.post("/v1/batches", json={"name": "two photos"})).json()
+    uploads = [await stack.upload(samples[name], batch=made["id"]) for name in ("coffee.png", "astronaut.jpg")]
+    jobs = [await stack.ended(upload) for upload in uploads]
+    listed = (await stack.client.get("/v1/jobs", params={"batch": made["id"]})).json()["items"]
+    assert {job["id"] for job in listed} == {job["id"] for job in jobs}
+    assert {job["batch_id"] for job in listed} == {made["id"]}
+    batch = (await stack.client.get(f"/v1/batches/{made['id']}")).json()
+    assert (batch["jobs"]["total"], batch["jobs"]["succeeded"], batch["fraction"]) == (2, 2, 1)
+
+
+async def test_an_operator_follows_any_job_and_its_history(stack: Stack, samples: dict[str, Path]) -> None:
+    job = await stack.ended(await stack.upload(samples["coffee.png"]))
+    key = stack.home.secrets()["SAFELIGHT_OPERATOR_KEY"]
+    async with httpx.AsyncClient(base_url=stack.base_url, headers={"Authorization": f"Bearer {key}"}) as operator:
+        assert (await operator.get(f"/v1/jobs/{job['id']}")).json()["status"] == "succeeded"
+        history = (await operator.get(f"/v1/jobs/{job['id']}/history")).json()
+        assert (history["status"], history["revision"]) == ("succeeded", job["revision"])
+        picture = await operator.get(f"/v1/jobs/{job['id']}/artifacts/original")
+        assert (picture.status_code, picture.json()["code"]) == (403, "FORBIDDEN")
+        late = await operator.post(f"/v1/jobs/{job['id']}/cancel", json={"reason": "a test"})
+        assert (late.status_code, late.json()["code"]) == (409, "STATE_CONFLICT")
+    assert (await stack.client.get("/v1/dead-letters")).status_code == 403

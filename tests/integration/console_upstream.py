@@ -1,20 +1,29 @@
-"""A small real service for tests of the console: it does what a request's path says, and remembers what it saw."""
+"""The console as a process, and a small real service behind it: it does what a request's path says, and remembers."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import http.client
+import os
 import queue
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 CLOSED = b""  # said to a stream: end it
+SOON_S = 10.0
 
 
 class Served:
@@ -99,6 +108,7 @@ class Upstream(Served):
             return Response(status_code=307, headers={"Location": "http://storage.invalid/bucket/key?signature=1"})
 
         @app.get("/v1/{rest:path}")
+        @app.post("/v1/{rest:path}")
         async def anything(request: Request) -> Response:
             note(request)
             headers = {"X-Kept": "1", "Keep-Alive": "timeout=5", "X-Dropped": "1", "Connection": "X-Dropped"}
@@ -113,3 +123,58 @@ class Upstream(Served):
         except asyncio.CancelledError:
             self.left.put("reader")
             raise
+
+
+@dataclass
+class Console:
+    """A console process, the services behind it, and a client of it."""
+
+    process: psutil.Process
+    client: httpx.Client
+    ingest: Upstream
+    output: Upstream
+    orchestrator: Upstream
+
+    def connection(self) -> http.client.HTTPConnection:
+        """For what httpx would not send."""
+        url = self.client.base_url
+        return http.client.HTTPConnection(url.host, url.port, timeout=SOON_S)
+
+
+class running:  # noqa: N801  # reads as the function that it stands for
+    """The console as a process of its own, before new upstreams or before one that stands for all of them."""
+
+    def __init__(self, folder: Path, behind: Served | None = None) -> None:
+        ingest, output, orchestrator = Upstream(), Upstream(), Upstream()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self._log = (folder / "console.log").open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "console"],
+            env={
+                **os.environ,
+                "SAFELIGHT_HTTP_PORT": str(port),
+                "SAFELIGHT_INGEST_URL": (behind or ingest).url,
+                "SAFELIGHT_OUTPUT_URL": (behind or output).url,
+                "SAFELIGHT_ORCHESTRATOR_URL": (behind or orchestrator).url,
+                "SAFELIGHT_S3_ENDPOINT": "http://storage.invalid:8333",
+            },
+            stderr=self._log,
+        )
+        # Connecting is tried again, with growing pauses, until the process listens.
+        transport = httpx.HTTPTransport(retries=7)
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=SOON_S)
+        self._console = Console(psutil.Process(self._process.pid), client, ingest, output, orchestrator)
+
+    def __enter__(self) -> Console:
+        assert self._console.client.get("/live").status_code == 200
+        return self._console
+
+    def __exit__(self, *_: object) -> None:
+        self._console.client.close()
+        self._process.terminate()
+        self._process.wait(SOON_S)
+        for upstream in (self._console.ingest, self._console.output, self._console.orchestrator):
+            upstream.stop()
+        self._log.close()
+        assert "service.stopped" in Path(self._log.name).read_text(), "it drains on SIGTERM"

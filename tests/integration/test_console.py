@@ -3,81 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-from tests.integration.console_upstream import CLOSED, Upstream
+from tests.integration.console_upstream import CLOSED, SOON_S, Console, Upstream, running
 
 MIB = 1024 * 1024
-SOON_S = 10.0
-
-
-@dataclass
-class Console:
-    """A console process, its two services, and a client of it."""
-
-    process: psutil.Process
-    client: httpx.Client
-    ingest: Upstream
-    output: Upstream
-
-    def connection(self) -> http.client.HTTPConnection:
-        """For what httpx would not send."""
-        url = self.client.base_url
-        return http.client.HTTPConnection(url.host, url.port, timeout=SOON_S)
 
 
 @pytest.fixture(scope="module")
 def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
-    ingest, output = Upstream(), Upstream()
-    with running(ingest, output, tmp_path_factory.mktemp("console")) as found:
+    with running(tmp_path_factory.mktemp("console")) as found:
         yield found
-    ingest.stop()
-    output.stop()
-
-
-class running:  # noqa: N801  # reads as the function that it stands for
-    def __init__(self, ingest: Upstream, output: Upstream, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self._log = (folder / "console.log").open("wb")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "console"],
-            env={
-                **os.environ,
-                "SAFELIGHT_HTTP_PORT": str(port),
-                "SAFELIGHT_INGEST_URL": ingest.url,
-                "SAFELIGHT_OUTPUT_URL": output.url,
-                "SAFELIGHT_S3_ENDPOINT": "http://storage.invalid:8333",
-            },
-            stderr=self._log,
-        )
-        # Connecting is tried again, with growing pauses, until the process listens.
-        transport = httpx.HTTPTransport(retries=7)
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=SOON_S)
-        self._console = Console(psutil.Process(self._process.pid), client, ingest, output)
-
-    def __enter__(self) -> Console:
-        assert self._console.client.get("/live").status_code == 200
-        return self._console
-
-    def __exit__(self, *_: object) -> None:
-        self._console.client.close()
-        self._process.terminate()
-        self._process.wait(SOON_S)
-        self._log.close()
-        assert "service.stopped" in Path(self._log.name).read_text(), "it drains on SIGTERM"
 
 
 def zeros(size: int) -> Iterator[bytes]:
@@ -165,6 +106,24 @@ def test_no_path_leaves_its_row_of_the_table(console: Console, path: str) -> Non
     assert console.output.seen.get(timeout=SOON_S)["target"] == path
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "service"),
+    [
+        ("POST", "/v1/jobs/7/cancel", "orchestrator"),
+        ("GET", "/v1/jobs/7/history", "orchestrator"),
+        ("GET", "/v1/jobs/7/phases/style/items", "output"),
+        ("POST", "/v1/dead-letters/7/replay", "orchestrator"),
+        ("POST", "/v1/batches", "orchestrator"),
+        ("GET", "/v1/audit", "orchestrator"),
+    ],
+)
+def test_a_request_reaches_the_service_of_its_row(console: Console, method: str, path: str, service: str) -> None:
+    upstream: Upstream = getattr(console, service)
+    upstream.forget()
+    assert console.client.request(method, path, json={"reason": "x"} if method == "POST" else None).content == b"here"
+    assert upstream.seen.get(timeout=SOON_S)["target"] == path
+
+
 def test_what_is_not_in_the_table_is_a_404_problem(console: Console) -> None:
     answer = console.client.get("/v1/pipelines/photo")
     assert answer.status_code == 404
@@ -227,11 +186,10 @@ def test_many_streams_lock_nobody_out(console: Console) -> None:
 
 
 def test_a_service_that_is_down_is_a_503_problem_and_the_other_still_serves(tmp_path: Path) -> None:
-    ingest, output = Upstream(), Upstream()
-    with running(ingest, output, tmp_path) as console:
+    with running(tmp_path) as console:
         assert console.client.get("/ready").json() == {"ready": True, "waiting_for": []}
         assert console.client.post("/v1/uploads", content=b"x").status_code == 200  # a connection is kept
-        ingest.stop()
+        console.ingest.stop()
 
         answer = console.client.post(
             "/v1/uploads", content=zeros(8 * MIB), headers={"Authorization": "Bearer secret-1"}
@@ -245,22 +203,19 @@ def test_a_service_that_is_down_is_a_503_problem_and_the_other_still_serves(tmp_
         ready = console.client.get("/ready")
         assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["SERVICE_UNAVAILABLE"])
         assert console.client.get("/live").status_code == 200
-    output.stop()
     assert "secret-1" not in (tmp_path / "console.log").read_text()
 
 
 def test_a_service_that_dies_in_mid_answer_does_not_look_finished(tmp_path: Path) -> None:
-    ingest, output = Upstream(), Upstream()
-    with running(ingest, output, tmp_path) as console:
+    with running(tmp_path) as console:
         with console.client.stream("GET", "/v1/jobs/7/events") as answer:
-            output.say(b": hello\n\n")
+            console.output.say(b": hello\n\n")
             pieces = answer.iter_raw()
             assert next(pieces) == b": hello\n\n"
-            output.stop()
+            console.output.stop()
             with pytest.raises(httpx.RemoteProtocolError):
                 next(pieces)
         assert console.client.get("/live").status_code == 200
-    ingest.stop()
 
 
 # -- the page and the document ----------------------------------------------------------------

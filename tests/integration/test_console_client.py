@@ -41,6 +41,7 @@ class Api(Served):
         self.streams: list[list[str]] = []  # what each event stream says before it breaks off
         self.resumed: list[str | None] = []
         self.stored = THUMB
+        self.items: dict[str, int] | None = None
         self.storage_headers: list[dict[str, str]] = []
         super().__init__(self._app())
 
@@ -60,7 +61,7 @@ class Api(Served):
             "created_at": "2026-01-02T03:04:05Z",
             "ended_at": "2026-01-02T03:04:06Z" if self.status.is_terminal else None,
             "error": {"code": "IMAGE_CORRUPT", "detail": "It is."} if self.status is Status.FAILED else None,
-            "phases": [{"name": "variants", "status": self.status}],
+            "phases": [{"name": "variants", "status": self.status, "items": self.items}],
             "artifacts": [thumb],
             "new_in_a_later_version": 1,
         }
@@ -102,6 +103,13 @@ class Api(Served):
         async def events(request: Request) -> StreamingResponse:
             self.resumed.append(request.headers.get("last-event-id"))
             return StreamingResponse(self._breaking(self.streams.pop(0)), media_type="text/event-stream")
+
+        @app.get("/v1/jobs/{job_id}/phases/variants/items")
+        async def items(cursor: int = 0) -> dict[str, Any]:
+            made = {**self.job()["artifacts"][0], "item": f"p{cursor}"}
+            made["url"] = made["url"].replace("variants.", f"variants.p{cursor}.")
+            rows = [{"item": f"p{cursor}", "status": "succeeded", "artifacts": [made]}]
+            return {"items": rows, "next_cursor": str(cursor + 1) if cursor < 2 else None}
 
         @app.get("/v1/jobs/{job_id}/artifacts/{name}")
         async def artifact(name: str) -> Response:
@@ -242,6 +250,16 @@ async def test_an_artifact_is_fetched_without_showing_the_key_to_storage(
     assert path == tmp_path / "new" / "folder" / "variants.thumb.webp"
     assert path.read_bytes() == THUMB
     assert "authorization" not in api.storage_headers[0]
+
+
+async def test_what_items_made_is_among_the_artifacts_and_has_names_of_its_own(
+    api: Api, client: Client, tmp_path: Path
+) -> None:
+    assert [made.item for made in await client.artifacts(JOB)] == [None]
+    api.items = {"total": 3, "ended": 3, "gave_up": 0}
+    made = await client.artifacts(JOB)
+    assert [one.item for one in made] == [None, "p0", "p1", "p2"]
+    assert (await client.download(made[2], tmp_path)).name == "variants.p1.thumb.webp"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.artifacts import ObjectRef
 from contracts.errors import SafelightError
 from contracts.phases import RUN_ANALYZE
-from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
+from contracts.uploads import OPTIONS, UPLOAD_RECEIVED, UploadReceived
 from ingest import store
 from ingest.app import build
 from ingest.settings import Settings
@@ -174,7 +174,26 @@ async def test_an_upload_becomes_an_object_a_row_and_one_event(ingest: Ingest, n
     assert received.options == {"style": "warm-film", "style_strength": 0.5, "crop": "1:1"}
     lut = received.attachments["lut"]
     assert sha256(await ingest.objects.get(lut.key)) == lut.sha256
-    assert await ingest.ask("SELECT 1 FROM ingest.outbox WHERE message_id = :id", id=given["upload_id"]) == []
+
+    async def forgotten() -> bool:
+        return not await ingest.ask("SELECT 1 FROM ingest.outbox WHERE id = :id", id=given["upload_id"])
+
+    await until(forgotten)
+
+
+async def test_a_batch_and_a_lane_are_told_and_are_no_options(ingest: Ingest, nc: Client) -> None:
+    batch = uuid4()
+    given = (await ingest.upload(picture(), batch=str(batch), lane="bulk")).json()
+    [event] = await told(nc, given["job_id"])
+    received = UploadReceived.model_validate(event.body)
+    assert (received.batch_id, received.lane) == (batch, "bulk")
+    assert set(received.options) == OPTIONS, "what pipelines may read"
+
+
+async def test_without_a_lane_the_orchestrator_decides(ingest: Ingest, nc: Client) -> None:
+    given = (await ingest.upload(picture())).json()
+    [event] = await told(nc, given["job_id"])
+    assert (event.body["batch_id"], event.body["lane"]) == (None, None)
 
 
 async def test_the_callers_trace_goes_on(ingest: Ingest, nc: Client) -> None:
@@ -297,6 +316,8 @@ MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
         pytest.param(MULTIPART, part("style", b"x" * 5000) + PHOTO + END, 422, "REQUEST_INVALID", id="a long field"),
         pytest.param(MULTIPART, part("crop", b"7:5") + PHOTO + END, 422, "REQUEST_INVALID", id="an unknown aspect"),
         pytest.param(MULTIPART, part("style_strength", b"nan") + PHOTO + END, 422, "REQUEST_INVALID", id="no number"),
+        pytest.param(MULTIPART, part("batch", b"gallery") + PHOTO + END, 422, "REQUEST_INVALID", id="no batch's id"),
+        pytest.param(MULTIPART, part("lane", b"fast") + PHOTO + END, 422, "REQUEST_INVALID", id="an unknown lane"),
         pytest.param(MULTIPART, part("pipeline", b"a\0") + PHOTO + END, 422, "REQUEST_INVALID", id="a zero byte"),
         pytest.param(MULTIPART, part("a\udcffb", b"x") + PHOTO + END, 422, "REQUEST_INVALID", id="a name not in UTF-8"),
         pytest.param(MULTIPART, part("pipeline", b"\xff") + PHOTO + END, 422, "REQUEST_INVALID", id="not UTF-8"),
@@ -404,6 +425,8 @@ async def test_five_at_once_with_one_key_are_one_upload(ingest: Ingest, nc: Clie
     ("content", "options"),
     [
         pytest.param(picture(), {"crop": "4:5"}, id="other options"),
+        pytest.param(picture(), {"crop": "1:1", "batch": str(uuid4())}, id="another batch"),
+        pytest.param(picture(), {"crop": "1:1", "lane": "bulk"}, id="another lane"),
         pytest.param(picture(width=99), {"crop": "1:1"}, id="another file"),
     ],
 )

@@ -6,13 +6,15 @@ import asyncio
 import base64
 import json
 import os
+import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -27,29 +29,14 @@ from nats.aio.msg import Msg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.artifacts import Artifact, ObjectRef
 from contracts.errors import Transient
-from contracts.phases import (
-    PHASE_PROGRESSED,
-    RUN_CROP,
-    RUN_VARIANTS,
-    PhaseFailed,
-    PhaseProgressed,
-    PhaseSucceeded,
-    RunPhase,
-)
-from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
-from orchestrator.machine.decide import decide
-from orchestrator.machine.effects import Event
-from orchestrator.machine.inputs import Begin, Failed, Input, Succeeded, TimeReached
-from orchestrator.machine.job import Job
-from orchestrator.pipelines import PHOTO
+from contracts.phases import RUN_CROP, RUN_VARIANTS, RunPhase
 from output.app import build
 from output.projection import Projection
 from output.settings import Settings
 from runtime import postgres
 from runtime.objects import Objects
-from runtime.outbox import Outgoing, outgoing, publish
+from runtime.outbox import Outgoing, publish
 from runtime.settle import Delivery
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.wire import (
@@ -66,14 +53,15 @@ from tests.integration.wire import (
 )
 from tests.servers.fixtures import EnvironmentOf
 from tests.servers.models import PostgresServer
+from tests.unit.output.stories import ALBUM, PHOTO, START, STORIES, Story, album, artifact, whole
 
-KEY, OTHER_KEY = "a-key-of-the-tests-1", "a-key-of-the-tests-2"
-START = datetime(2026, 1, 1, tzinfo=UTC)
+KEY, OTHER_KEY, OPERATORS_KEY = "a-key-of-the-tests-1", "a-key-of-the-tests-2", "a-key-of-the-tests-3"
+KEYS = {"api_keys": f"demo:{KEY},other:{OTHER_KEY}", "operator_keys": f"ops:{OPERATORS_KEY}"}
 
 
 @dataclass
 class Output:
-    """Output as its callers see it; `stranger` is another tenant."""
+    """Output as its callers see it; `stranger` is another tenant, `operator` nobody's."""
 
     app: FastAPI
     site: Site
@@ -81,11 +69,12 @@ class Output:
     objects: Objects
     client: httpx.AsyncClient = field(init=False)
     stranger: httpx.AsyncClient = field(init=False)
+    operator: httpx.AsyncClient = field(init=False)
 
     def __post_init__(self) -> None:
-        self.client, self.stranger = (
+        self.client, self.stranger, self.operator = (
             httpx.AsyncClient(base_url=self.site.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
-            for key in (KEY, OTHER_KEY)
+            for key in (KEY, OTHER_KEY, OPERATORS_KEY)
         )
 
     async def job(self, job_id: UUID) -> dict[str, Any]:
@@ -93,144 +82,68 @@ class Output:
         found: dict[str, Any] = answer.raise_for_status().json()
         return found
 
+    async def items(self, job_id: UUID, phase: str, **query: str) -> dict[str, Any]:
+        answer = await self.client.get(f"/v1/jobs/{job_id}/phases/{phase}/items", params=query)
+        found: dict[str, Any] = answer.raise_for_status().json()
+        return found
+
 
 @pytest.fixture(scope="module")
 async def output(prepared: object, settings_of: SettingsOf) -> AsyncIterator[Output]:
-    known = settings_of(Settings, "output", link_s=60, render_workers=1, api_keys=f"demo:{KEY},other:{OTHER_KEY}")
+    known = settings_of(Settings, "output", link_s=60, render_workers=1, **KEYS)
     engine = postgres.create_engine(known.postgres_url.get_secret_value(), service="test")
     objects = Objects(known)
     async with served(app := build(known)) as site:
         made = Output(app, site, engine, objects)
         yield made
-        await made.client.aclose()
-        await made.stranger.aclose()
+        for client in (made.client, made.stranger, made.operator):
+            await client.aclose()
     objects.close()
     await engine.dispose()
-
-
-# -- a job as it is recorded ----------------------------------------------------------------
-
-
-@dataclass
-class Story:
-    """The events of one job, in order, as ingest and the orchestrator's own machine would tell them."""
-
-    job_id: UUID = field(default_factory=uuid4)
-    tenant: str = "demo"
-    at: datetime = START
-    media_type: str = "image/jpeg"
-    events: list[Outgoing] = field(default_factory=list)
-    _job: Job | None = None
-    _revision: int = 0
-
-    def __post_init__(self) -> None:
-        original = ObjectRef(key="uploads/x", sha256="0" * 64, size=9, media_type=self.media_type)
-        self.upload = UploadReceived(
-            upload_id=uuid4(),
-            job_id=self.job_id,
-            tenant=self.tenant,
-            pipeline="photo",
-            original=original,
-            options={"style": None, "crop": "1:1"},
-            received_at=self.at,
-        )
-        self._tell(UPLOAD_RECEIVED, self.upload)
-
-    def begins(self) -> Story:
-        return self._give(Begin(self.upload, PHOTO, self._later()))
-
-    def progresses(self, phase: str, fraction: float) -> Story:
-        event = PhaseProgressed(job_id=self.job_id, phase=phase, attempt=1, fraction=fraction, at=self._later())
-        self._tell(PHASE_PROGRESSED, event)
-        return self
-
-    def succeeds(self, phase: str, *artifacts: Artifact, attempt: int = 1, **facts: Any) -> Story:
-        about: dict[str, Any] = {"job_id": self.job_id, "phase": phase, "attempt": attempt, "engine": "test@1"}
-        now = self._later()
-        ended = PhaseSucceeded(**about, artifacts=list(artifacts), facts=facts, started_at=now, ended_at=now)
-        return self._give(Succeeded(ended, now))
-
-    def fails(self, phase: str, code: str, attempt: int = 1) -> Story:
-        now = self._later()
-        ended = PhaseFailed(job_id=self.job_id, phase=phase, attempt=attempt, code=code, ended_at=now)
-        return self._give(Failed(ended, now))
-
-    def waits(self, seconds: float) -> Story:
-        self.at += timedelta(seconds=seconds)
-        return self._give(TimeReached(self.at))
-
-    def _later(self) -> datetime:
-        self.at += timedelta(seconds=1)
-        return self.at
-
-    def _give(self, given: Input) -> Story:
-        decision = decide(self._job, self._revision + 1, PHOTO, given)
-        assert not decision.ignored
-        self._job, self._revision = decision.job, self._revision + 1
-        for effect in decision.effects:
-            if isinstance(effect, Event):
-                self._tell(effect.channel, effect.message)
-        return self
-
-    def _tell(self, channel: Any, message: Any) -> None:
-        message_id = f"{self.job_id}.{len(self.events)}"
-        made = outgoing(channel, message, message_id=message_id, key=str(self.job_id), source="test")
-        made.headers["traceparent"] = f"00-{self.job_id.hex}-00f067aa0ba902b7-01"
-        self.events.append(made)
-
-
-def whole(**about: Any) -> Story:
-    """A job that succeeded, with a progress on the way."""
-    story = Story(**about).begins().progresses("analyze", 0.5)
-    story.succeeds("analyze", width=10)
-    story.succeeds("crop", artifact("image.png")).progresses("variants", 0.5)
-    return story.succeeds("variants", artifact("web.jpg"), artifact("image.png"))
-
-
-def artifact(name: str, ref: ObjectRef | None = None) -> Artifact:
-    ref = ref or ObjectRef(key=f"jobs/{name}", sha256="1" * 64, size=9, media_type="image/jpeg")
-    return Artifact(**ref.model_dump(), name=name, width=4, height=3)
-
-
-def retried() -> Story:
-    """A job that succeeded although a phase had to be tried again."""
-    story = Story().begins().progresses("analyze", 0.9).fails("analyze", "CALL_LOST").waits(60)
-    return story.succeeds("analyze", attempt=2).succeeds("crop").succeeds("variants")
-
-
-STORIES: dict[str, Callable[[], Story]] = {
-    "succeeded": whole,
-    "succeeded at the second try": retried,
-    "failed": lambda: Story().begins().fails("analyze", "IMAGE_CORRUPT"),
-    "failed at once": lambda: Story(media_type="application/pdf").begins(),
-    "dead": lambda: Story().begins().succeeds("analyze").fails("crop", "MESSAGE_INVALID"),
-}
 
 
 # -- the projection -------------------------------------------------------------------------
 
 
-async def project(engine: AsyncEngine, events: Sequence[Outgoing]) -> None:
-    """Project one by one; what is refused for now comes again after the others, as settle does it."""
-    projection, left = Projection(engine), list(events)
+def deliveries(events: Sequence[Outgoing]) -> list[Delivery]:
+    return [Delivery(Msg(None, one.subject, "", one.body, one.headers)) for one in events]  # type: ignore[arg-type]
+
+
+async def project(engine: AsyncEngine, events: Sequence[Outgoing], sizes: Iterator[int] = repeat(1)) -> None:  # noqa: B008
+    """Project in batches of these sizes; what is refused for now comes again after the others, as settle does it."""
+    projection, left = Projection(engine), deliveries(events)
     for _ in range(len(events) + 1):
         again = []
-        for one in left:
-            delivery = Delivery(Msg(None, one.subject, "", one.body, one.headers))  # type: ignore[arg-type]
+        while left:
+            size = next(sizes)
+            batch, left = left[:size], left[size:]
             try:
-                await projection.events([delivery])
+                await projection.events(batch)
             except Transient:
-                again.append(one)
+                again += await refused(projection, batch)
         if not again:
             return
         left = again
     raise AssertionError("an event is refused for ever")
 
 
-def comparable(job: dict[str, Any], story: Story) -> str:
-    """The answer with the ids of this story made those of any."""
+async def refused(projection: Projection, batch: Sequence[Delivery]) -> list[Delivery]:
+    """Those of a batch that are refused even alone."""
+    found = []
+    for one in batch:
+        try:
+            await projection.events([one])
+        except Transient:
+            found.append(one)
+    return found
+
+
+async def answers(output: Output, story: Story) -> str:
+    """All that can be read of the story's job, with its ids made those of any."""
+    job = await output.job(story.job_id)
+    pages = [await output.items(story.job_id, phase["name"]) for phase in job["phases"]]
     return (
-        json.dumps(job)
+        json.dumps([job, pages])
         .replace(str(story.job_id), "JOB")
         .replace(str(story.upload.upload_id), "UPLOAD")
         .replace(story.job_id.hex, "TRACE")
@@ -246,8 +159,9 @@ async def test_a_job_in_order_reads_as_it_went(output: Output, ending: str) -> N
     assert job["trace_id"] == story.job_id.hex
     assert datetime.fromisoformat(job["created_at"]) == START
     assert job["started_at"]
-    assert job["ended_at"]
-    assert [phase["name"] for phase in job["phases"]] == [phase.name for phase in PHOTO.phases]
+    over = job["status"] != "running"
+    assert (bool(job["ended_at"]), job["deadline"] is None) == (over, over)
+    assert [phase["name"] for phase in job["phases"]] == [phase.name for phase in story.pipeline.phases]
     if ending == "succeeded":
         assert {phase["name"]: phase["status"] for phase in job["phases"]} == {
             **dict.fromkeys(("analyze", "crop", "variants"), "succeeded"),
@@ -260,20 +174,23 @@ async def test_a_job_in_order_reads_as_it_went(output: Output, ending: str) -> N
         ]
         assert (job["error"], job["degraded"]) == (None, False)
         assert job["phases"][0]["facts"] == {"width": 10}
-    if not ending.startswith("succeeded"):
-        assert job["error"]["phase"] == {"failed": "analyze", "failed at once": None, "dead": "crop"}[ending]
+    blamed = {"failed": "analyze", "failed at once": None, "dead": "crop"}
+    if ending in blamed:
+        assert job["error"]["phase"] == blamed[ending]
+    else:
+        assert job["error"] is None
 
 
-@settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(chance=st.randoms(use_true_random=False), ending=st.sampled_from(sorted(STORIES)))
-async def test_the_order_of_events_makes_no_difference(output: Output, chance: Any, ending: str) -> None:
-    straight, mixed = STORIES[ending](), STORIES[ending]()
-    await project(output.engine, straight.events)
+@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(seed=st.integers(0, 2**32), steps=st.integers(0, 20), pipeline=st.sampled_from([PHOTO, ALBUM]))
+async def test_the_order_of_events_makes_no_difference(output: Output, seed: int, steps: int, pipeline: Any) -> None:
+    straight, mixed = (Story(pipeline=pipeline).wanders(random.Random(seed), steps) for _ in range(2))
+    chance = random.Random(seed)
+    await project(output.engine, straight.events, repeat(50))
     shuffled = [*mixed.events, *chance.choices(mixed.events, k=4)]  # some come twice
     chance.shuffle(shuffled)
-    await project(output.engine, shuffled)
-    expected = comparable(await output.job(straight.job_id), straight)
-    assert comparable(await output.job(mixed.job_id), mixed) == expected
+    await project(output.engine, shuffled, iter(lambda: chance.randint(1, 9), 0))
+    assert await answers(output, mixed) == await answers(output, straight)
 
 
 async def test_events_backwards_make_the_same_picture(output: Output) -> None:
@@ -281,19 +198,28 @@ async def test_events_backwards_make_the_same_picture(output: Output) -> None:
         straight, backwards = make(), make()
         await project(output.engine, straight.events)
         await project(output.engine, list(reversed(backwards.events)))
-        expected = comparable(await output.job(straight.job_id), straight)
-        assert comparable(await output.job(backwards.job_id), backwards) == expected
+        assert await answers(output, backwards) == await answers(output, straight)
+
+
+async def test_processes_that_share_the_events_of_a_job_draw_one_picture(output: Output) -> None:
+    stories, straight = [album() for _ in range(20)], album()
+    await project(output.engine, straight.events)
+    everything = [one for step in zip(*(story.events for story in stories), strict=True) for one in step]
+    await asyncio.gather(*(project(output.engine, everything[n::4], repeat(7)) for n in range(4)))
+    expected = await answers(output, straight)
+    for story in stories:
+        assert await answers(output, story) == expected
 
 
 async def test_through_the_broker_the_last_event_first(output: Output, nc: Client) -> None:
     story, straight = whole(), whole()
     await project(output.engine, straight.events)
-    expected = comparable(await output.job(straight.job_id), straight)
+    expected = await answers(output, straight)
     for one in reversed(story.events):
         await publish(nc.jetstream(), [one])
 
     async def same() -> bool:
-        return comparable(await output.job(story.job_id), story) == expected
+        return await answers(output, story) == expected
 
     await until(same)
 
@@ -305,13 +231,106 @@ async def test_while_a_phase_runs_its_progress_only_grows(output: Output) -> Non
     assert (analyze["status"], analyze["progress"]) == ("running", 0.6)
 
 
+async def test_a_job_says_what_it_waits_for(output: Output) -> None:
+    story = Story().begins().fails("analyze", "CALL_LOST").is_paused()
+    await project(output.engine, story.events)
+    job = await output.job(story.job_id)
+    assert job["status"] == "running"
+    assert job["waiting_on"].startswith("paused by operator:ops")
+    await project(output.engine, story.is_cancelled().events)
+    job = await output.job(story.job_id)
+    assert (job["status"], job["waiting_on"], job["error"]) == ("cancelled", None, None)
+
+
+async def test_a_job_that_is_retried_leaves_its_ending(output: Output) -> None:
+    story = Story().begins().succeeds("analyze").fails("crop", "MESSAGE_INVALID")
+    await project(output.engine, story.events)
+    dead = await output.job(story.job_id)
+    await project(output.engine, story.is_retried().events)
+    job = await output.job(story.job_id)
+    assert (dead["status"], dead["error"]["code"]) == ("dead", "MESSAGE_INVALID")
+    assert (job["status"], job["ended_at"], job["error"]) == ("running", None, None)
+    assert job["revision"] > dead["revision"]
+    assert (job["created_at"], job["started_at"]) == (dead["created_at"], dead["started_at"])
+
+
+# -- items ----------------------------------------------------------------------------------
+
+
+async def test_a_phase_that_fans_out_counts_its_items_and_shows_them_on_pages(output: Output) -> None:
+    story = album()
+    await project(output.engine, story.events)
+    job = await output.job(story.job_id)
+    pages = job["phases"][1]
+    assert (pages["status"], pages["items"]) == ("succeeded", {"total": 3, "ended": 3, "gave_up": 1})
+    assert [phase["items"] for phase in job["phases"] if phase["name"] != "pages"] == [None, None]
+    assert [made["phase"] for made in job["artifacts"]] == ["bind"], "those of items are on their pages"
+
+    first = await output.items(story.job_id, "pages", limit="2")
+    rest = await output.items(story.job_id, "pages", limit="2", cursor=first["next_cursor"])
+    assert rest["next_cursor"] is None
+    found = first["items"] + rest["items"]
+    assert [(item["item"], item["status"]) for item in found] == [
+        ("p1", "succeeded"),
+        ("p2", "succeeded"),
+        ("p3", "skipped"),
+    ]
+    assert found[2]["error"]["code"] == "IMAGE_CORRUPT"
+    [made] = found[0]["artifacts"]
+    assert (made["phase"], made["item"], made["name"]) == ("pages", "p1", "page.png")
+    assert made["url"] == f"/v1/jobs/{story.job_id}/artifacts/pages.p1.page.png"
+
+
+async def test_an_artifact_of_an_item_is_reached_by_its_name(output: Output) -> None:
+    story = album()
+    await project(output.engine, story.events)
+    expected = {"pages.p1.page.png": 307, "pages.p3.page.png": 404, "page.png": 404, "pages.page.png": 404}
+    found = {}
+    for name in expected:
+        found[name] = (await output.client.get(f"/v1/jobs/{story.job_id}/artifacts/{name}")).status_code
+    assert found == expected
+
+
+async def test_items_of_a_phase_that_began_anew_are_not_those_of_before(output: Output) -> None:
+    story = album().is_retried("start").succeeds("analyze", attempt=2, pages=["q1"])
+    await project(output.engine, story.events)
+    pages = (await output.job(story.job_id))["phases"][1]
+    assert pages["items"] == {"total": 1, "ended": 0, "gave_up": 0}
+    assert [item["item"] for item in (await output.items(story.job_id, "pages"))["items"]] == ["q1"]
+    gone = await output.client.get(f"/v1/jobs/{story.job_id}/artifacts/pages.p1.page.png")
+    assert gone.status_code == 404
+
+
+async def test_items_that_stay_good_are_kept_when_the_others_are_done_again(output: Output) -> None:
+    story = album().is_retried()
+    await project(output.engine, story.events)
+    items = (await output.items(story.job_id, "pages"))["items"]
+    assert {item["item"]: item["status"] for item in items} == {"p1": "succeeded", "p2": "succeeded", "p3": "running"}
+
+
+@pytest.mark.parametrize(("phase", "status"), [("pages", 200), ("bind", 200), ("levitate", 404)])
+async def test_only_a_phase_of_the_job_has_items(output: Output, phase: str, status: int) -> None:
+    story = album()
+    await project(output.engine, story.events)
+    answer = await output.client.get(f"/v1/jobs/{story.job_id}/phases/{phase}/items")
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("params", [{"cursor": "x"}, {"limit": "0"}], ids=["a cursor that is none", "no limit"])
+async def test_a_page_of_items_that_makes_no_sense_is_refused(output: Output, params: dict[str, str]) -> None:
+    story = album()
+    await project(output.engine, story.events)
+    answer = await output.client.get(f"/v1/jobs/{story.job_id}/phases/pages/items", params=params)
+    assert (answer.status_code, answer.json()["code"]) == (422, "REQUEST_INVALID")
+
+
 # -- who may read ---------------------------------------------------------------------------
 
 
 async def test_another_tenant_is_told_that_there_is_no_such_job(output: Output) -> None:
     story = whole()
     await project(output.engine, story.events)
-    paths = ("", "/events", "/artifacts/web.jpg", "/artifacts/original")
+    paths = ("", "/events", "/phases/crop/items", "/artifacts/web.jpg", "/artifacts/original")
     answers = await asyncio.gather(*(output.stranger.get(f"/v1/jobs/{story.job_id}{path}") for path in paths))
     assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(404, "NOT_FOUND")] * len(paths)
     listed = (await output.stranger.get("/v1/jobs", params={"limit": 200})).json()["items"]
@@ -320,8 +339,31 @@ async def test_another_tenant_is_told_that_there_is_no_such_job(output: Output) 
 
 async def test_without_a_key_nothing_is_read(output: Output) -> None:
     async with httpx.AsyncClient(base_url=output.site.url) as nobody:
-        for path in ("", f"/{uuid4()}", f"/{uuid4()}/events", f"/{uuid4()}/artifacts/x"):
+        for path in ("", *(f"/{uuid4()}{end}" for end in ("", "/events", "/phases/x/items", "/artifacts/x"))):
             assert (await nobody.get(f"/v1/jobs{path}")).status_code == 401
+
+
+async def test_an_operator_reads_every_tenants_jobs_and_nobodys_pictures(output: Output) -> None:
+    story = whole(tenant="other")
+    await project(output.engine, story.events)
+    path = f"/v1/jobs/{story.job_id}"
+    assert (await output.operator.get(path)).json()["status"] == "succeeded"
+    assert (await output.operator.get(f"{path}/phases/crop/items")).status_code == 200
+    assert [event.event for event in await all_of(output.operator, story.job_id)][-1] == "job.v1.succeeded"
+    for name in ("web.jpg", "original"):
+        answer = await output.operator.get(f"{path}/artifacts/{name}")
+        assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN")
+
+
+async def test_an_operator_lists_the_jobs_of_the_tenant_that_it_names(output: Output) -> None:
+    story = whole(tenant="other", at=datetime(2032, 1, 1, tzinfo=UTC))
+    await project(output.engine, story.events)
+    listed = await output.operator.get("/v1/jobs", params={"tenant": "other", "limit": "1"})
+    assert [job["id"] for job in listed.json()["items"]] == [str(story.job_id)]
+    unnamed = await output.operator.get("/v1/jobs")
+    assert (unnamed.status_code, unnamed.json()["code"]) == (422, "REQUEST_INVALID")
+    mine = await output.client.get("/v1/jobs", params={"tenant": "other"})
+    assert (mine.status_code, mine.json()["code"]) == (403, "FORBIDDEN")
 
 
 async def test_a_job_that_was_accepted_just_now_is_waited_for(output: Output, nc: Client) -> None:
@@ -410,7 +452,7 @@ async def test_two_readers_are_told_everything_as_it_happens(output: Output, nc:
         story.begins()
         await publish(nc.jetstream(), story.events[told:])
         begun = [await anext(one) for _ in story.events[told:]]
-        assert [event.event for event in begun] == ["job.v1.started", "job.v1.phasechanged"]
+        assert [event.event for event in begun] == ["job.v1.started"]
         told = len(story.events)
         story.fails("analyze", "IMAGE_CORRUPT")
         await publish(nc.jetstream(), story.events[told:])
@@ -477,7 +519,7 @@ async def test_a_service_that_is_stopped_ends_its_streams(output: Output, enviro
             asked = time.monotonic()
             assert [event async for event in events] == []  # the stream ends whole, not by a broken connection
             assert time.monotonic() - asked < 4
-    assert len(seen) == 3
+    assert len(seen) == 2
     await asyncio.wait_for(child.wait(), 20)
     assert b"service.stopped" in await reading
 
@@ -528,6 +570,17 @@ async def test_pages_miss_nothing_where_times_are_equal(output: Output) -> None:
     assert times == sorted(times, reverse=True)
 
 
+async def test_the_jobs_of_a_batch_are_listed(output: Output) -> None:
+    batch = uuid4()
+    stories = [Story(batch_id=batch).begins(), Story(batch_id=batch), Story().begins()]
+    for story in stories:
+        await project(output.engine, story.events)
+    listed = (await output.client.get("/v1/jobs", params={"batch": str(batch)})).json()["items"]
+    assert {job["id"] for job in listed} == {str(story.job_id) for story in stories[:2]}
+    assert {job["batch_id"] for job in listed} == {str(batch)}
+    assert (await output.stranger.get("/v1/jobs", params={"batch": str(batch)})).json()["items"] == []
+
+
 def _cursor(*parts: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
 
@@ -542,6 +595,7 @@ def _cursor(*parts: object) -> str:
         pytest.param({"limit": "0"}, id="no limit"),
         pytest.param({"status": "lost"}, id="a status that is none"),
         pytest.param({"pipeline": "a\0b"}, id="a zero byte"),
+        pytest.param({"batch": "x"}, id="a batch that is none"),
     ],
 )
 async def test_a_list_that_makes_no_sense_is_refused(output: Output, params: dict[str, str]) -> None:

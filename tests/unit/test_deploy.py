@@ -122,7 +122,7 @@ def test_the_setup_container_is_given_what_the_embedded_setup_is_given() -> None
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_a_container_knows_its_own_secrets_and_no_others(service: Service) -> None:
     own = {f"SAFELIGHT_{kind}_PASSWORD_{service.role.upper()}" for kind in ("NATS", "POSTGRES")}
-    shared = {"SAFELIGHT_S3_ACCESS_KEY", "SAFELIGHT_S3_SECRET_KEY", "SAFELIGHT_API_KEYS"}
+    shared = {"SAFELIGHT_S3_ACCESS_KEY", "SAFELIGHT_S3_SECRET_KEY", "SAFELIGHT_API_KEYS", "SAFELIGHT_OPERATOR_KEYS"}
     read = [pair for value in variables(service.name).values() for pair in VARIABLE.findall(str(value))]
     assert {name for name, how in read if how.startswith(":?")} <= own | shared
     assert "env_file" not in CONTAINERS[service.name]
@@ -162,6 +162,7 @@ def test_the_guide_makes_an_env_that_is_complete_and_private(tmp_path: Path) -> 
     made = dict(re.findall(r"^(\w+)=(.*)$", (tmp_path / ".env").read_text(), re.MULTILINE))
     assert set(made) == set(re.findall(r"^(\w+)=", EXAMPLE, re.MULTILINE))
     assert re.fullmatch(r"demo:s[0-9a-f]{40}", made.pop("SAFELIGHT_API_KEYS"))
+    assert re.fullmatch(r"ops:s[0-9a-f]{40}", made.pop("SAFELIGHT_OPERATOR_KEYS"))
     assert all(re.fullmatch(r"s[0-9a-f]{40}", value) for value in made.values())
     assert len(set(made.values())) == len(made)
     assert (tmp_path / ".env").stat().st_mode & 0o077 == 0

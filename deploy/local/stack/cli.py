@@ -11,6 +11,8 @@ import json
 import os
 import sys
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -139,6 +141,27 @@ def draft(room: Annotated[str, typer.Argument(help="ingest, orchestrator, gpu_br
     typer.echo(asyncio.run(draft_migration(SetupSettings(), known[room])))
 
 
+@app.command()
+def backup(
+    file: Annotated[Path | None, typer.Argument(help="Where to; a name with the time when left out.")] = None,
+) -> None:
+    """Write the database of the stack that is up to a file. Back up the bucket after it, never before."""
+    from stack import backup as work
+
+    target = file or work.default_name()
+    size = work.backup(Home.here(), target)
+    _out.print(f"{target}: {size / MIB:.1f} MB", highlight=False)
+
+
+@app.command()
+def restore(file: Annotated[Path, typer.Argument(help="What `backup` wrote.")]) -> None:
+    """Replace the database of a stack that is down; events since the backup are delivered once more when it is up."""
+    from stack import backup as work
+
+    since = work.restore(Home.here(), file)
+    _out.print(f"restored; events since {since:%Y-%m-%d %H:%M} UTC come once more: run `safelight up`", highlight=False)
+
+
 @topology_app.command("apply")
 def topology_apply(as_json: AsJson = False) -> None:
     """Create or update streams and consumers."""
@@ -147,6 +170,19 @@ def topology_apply(as_json: AsJson = False) -> None:
     from stack.setup import apply_topology
 
     _print_done(asyncio.run(apply_topology(NatsSettings())), as_json)
+
+
+@topology_app.command("rewind")
+def topology_rewind(
+    since: Annotated[datetime, typer.Option(help="The time of the backup, UTC.", formats=["%Y-%m-%dT%H:%M:%SZ"])],
+) -> None:
+    """Deliver the events since then once more, after a database was restored. Services must be stopped."""
+    _complete_environment()
+    from runtime.settings import NatsSettings
+    from stack.setup import rewind
+
+    asyncio.run(rewind(NatsSettings(), since.replace(tzinfo=UTC)))
+    _out.print(f"events since {since:%Y-%m-%d %H:%M:%S} UTC come once more", highlight=False)
 
 
 @topology_app.command("check")
@@ -185,7 +221,7 @@ def main() -> None:
 
 
 def _mount_client() -> None:
-    from console.cli import client  # submit, jobs, show, artifacts
+    from console.cli import client  # submit, jobs, show, artifacts, batches, dead-letters
 
     app.add_typer(client)
 
@@ -198,7 +234,7 @@ def _discover() -> Any:
         known = control.client_environment(Home.here())
     except (Refusal, OSError):
         return None
-    return Connection(known["SAFELIGHT_URL"], known["SAFELIGHT_API_KEY"])
+    return Connection(known["SAFELIGHT_URL"], known["SAFELIGHT_API_KEY"], known.get("SAFELIGHT_OPERATOR_KEY"))
 
 
 def _mount_demo() -> None:

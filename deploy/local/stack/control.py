@@ -133,7 +133,7 @@ def setup_environment(home: Home) -> dict[str, str]:
 
 
 def client_environment(home: Home) -> dict[str, str]:
-    """Where the stack in `home` is and a key to it. Raises Refusal when none is up."""
+    """Where the stack in `home` is, a tenant's key to it, and an operator's. Raises Refusal when none is up."""
     return services.client_environment(*_known(home))
 
 

@@ -29,6 +29,7 @@ SECRETS: Final = (
     "SAFELIGHT_S3_SECRET_KEY",
     "SAFELIGHT_S3_INTERNAL_KEY",  # between the parts of the S3 server
     "SAFELIGHT_API_KEY",  # of the tenant `demo`
+    "SAFELIGHT_OPERATOR_KEY",  # of the operator `ops`
 )
 
 

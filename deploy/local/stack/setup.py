@@ -10,6 +10,7 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -75,7 +76,7 @@ async def setup(settings: SetupSettings) -> list[str]:
     Raises:
         Exception: whatever the server that refuses says; nothing is half done that a second run would not finish.
     """
-    done = await _database(settings)
+    done = await prepare_database(settings)
     for room in ROOMS:
         engine = create_async_engine(settings.role_url(room))
         try:
@@ -92,6 +93,12 @@ async def apply_topology(settings: NatsSettings) -> list[str]:
     """Create or update streams and consumers; returns what changed, in words."""
     async with _broker(settings) as nc:
         return await topology.apply(nc.jetstream())
+
+
+async def rewind(settings: NatsSettings, since: datetime) -> None:
+    """Let the broker deliver the events since then once more."""
+    async with _broker(settings) as nc:
+        await topology.rewind(nc.jetstream(), since)
 
 
 async def check_topology(settings: NatsSettings) -> None:
@@ -119,7 +126,7 @@ async def _broker(settings: NatsSettings) -> AsyncIterator[Client]:
         await nc.close()
 
 
-async def _database(settings: SetupSettings) -> list[str]:
+async def prepare_database(settings: SetupSettings) -> list[str]:
     url = make_url(settings.postgres_admin_url.get_secret_value().replace("+asyncpg", ""))
     done = await _create_database(url.database or "safelight", url.set(database="postgres").render_as_string(False))
     conn = await asyncpg.connect(url.render_as_string(False))

@@ -1,33 +1,38 @@
 """One OpenAPI document for one base URL, merged from what the services say of themselves.
 
-A path is in it when the front door's table leads there. Two services may share a component only
-when both mean the same by its name; anything else is refused, because a client generated from it
-would be wrong.
+A path is in it when the front door's table leads from there to the service that describes it, and a
+component when such a path needs it: what a service says to its neighbours only is nobody's business.
+Two services may share a component only when both mean the same by its name; anything else is
+refused, because a client generated from it would be wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from runtime.http import Problem, responses
 
 Document = Mapping[str, Any]
-_DOWN = responses("SERVICE_UNAVAILABLE")
+_DOWN: Final = responses("SERVICE_UNAVAILABLE")
+_REF: Final = "#/components/"
 
 
-def merge(documents: Iterable[Document], reachable: Collection[str], *, version: str) -> dict[str, Any]:
+def merge(
+    documents: Mapping[str, Document], service_of: Callable[[str], str | None], *, version: str
+) -> dict[str, Any]:
     """The document of the front door. Raises ValueError when two documents contradict each other.
 
-    `reachable` are the path prefixes that the front door hands on.
+    `documents` are by service; `service_of` says to which one the front door hands a path on.
     """
     paths: dict[str, Any] = {}
     components: dict[str, dict[str, Any]] = {"schemas": {}}
     _add(components["schemas"], {"Problem": Problem.model_json_schema()})
-    for document in documents:
-        _add(paths, {path: _item(item) for path, item in document["paths"].items() if _under(path, reachable)})
-        for kind, named in document.get("components", {}).items():
-            _add(components.setdefault(kind, {}), named)
+    for service, document in documents.items():
+        mine = {path: _item(item) for path, item in document["paths"].items() if service_of(path) == service}
+        _add(paths, mine)
+        for kind, name in _needed(mine, document.get("components", {})):
+            _add(components.setdefault(kind, {}), {name: document["components"][kind][name]})
     return {
         "openapi": "3.1.0",
         "info": {"title": "Safelight", "version": version, "description": "Uploads in, finished outputs out."},
@@ -37,8 +42,31 @@ def merge(documents: Iterable[Document], reachable: Collection[str], *, version:
     }
 
 
-def _under(path: str, prefixes: Collection[str]) -> bool:
-    return any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes)
+def _needed(paths: Mapping[str, Any], components: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The components that these paths refer to, at first or second hand."""
+    found: dict[tuple[str, str], None] = {}
+    left = list(_referred(paths))
+    while left:
+        kind, name = left.pop()
+        if (kind, name) not in found and name in components.get(kind, {}):
+            found[kind, name] = None
+            left += _referred(components[kind][name])
+    return list(found)
+
+
+def _referred(node: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        ref = node.get("$ref")
+        if isinstance(ref, str) and ref.startswith(_REF):
+            kind, _, name = ref.removeprefix(_REF).partition("/")
+            yield kind, name
+        for scheme in node.get("security", ()):
+            yield from (("securitySchemes", name) for name in scheme)
+        for inner in node.values():
+            yield from _referred(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from _referred(inner)
 
 
 def _item(item: Mapping[str, Any]) -> dict[str, Any]:

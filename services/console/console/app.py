@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from console import apidoc, front
-from console.front import BEHIND, Door
+from console.front import SERVICES, Door
 from console.page import Page
 from console.settings import Settings
 from runtime import service
@@ -29,13 +29,15 @@ async def compose(door: Door, _app: FastAPI) -> AsyncIterator[None]:
 
 def build(settings: Settings) -> FastAPI:
     """The console as an app."""
-    door = Door({"ingest": settings.ingest_url, "output": settings.output_url})
+    door = Door(
+        {"ingest": settings.ingest_url, "orchestrator": settings.orchestrator_url, "output": settings.output_url}
+    )
     app = service.create_app(SOURCE, settings, partial(compose, door))
 
     async def document() -> JSONResponse:
         """What can be asked of this base URL, from what the services say now."""
-        said = await asyncio.gather(*(door.document(name) for name in sorted(set(BEHIND.values()))))
-        return JSONResponse(apidoc.merge(said, BEHIND, version=app.version))
+        said = await asyncio.gather(*map(door.document, SERVICES))
+        return JSONResponse(apidoc.merge(dict(zip(SERVICES, said, strict=True)), front.service_of, version=app.version))
 
     # First, because the app has its own route of that path, which knows nothing of the services.
     app.router.routes.insert(0, APIRoute("/openapi.json", document, include_in_schema=False))

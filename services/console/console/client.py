@@ -1,8 +1,9 @@
 """The API's client: what the command line, the demo and tests ask of a base URL.
 
-Every request may be repeated without harm: reads by nature, an upload because all its tries carry
-one Idempotency-Key. So a service that is down or says 503 is asked again a few times, and only
-then is it an error. Files go from disk to the network, and from the network to disk, in pieces.
+Reads may be repeated without harm, and so may an upload, because all its tries carry one
+Idempotency-Key: a service that is down or says 503 is asked again a few times, and only then is it
+an error. What changes something else is asked again only when nobody has heard it. Files go from
+disk to the network, and from the network to disk, in pieces.
 """
 
 from __future__ import annotations
@@ -15,31 +16,33 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import IO, Any, Final, Self
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
 from httpx_sse import EventSource
 
-from console.jobs import Artifact, Event, Job, Submitted, after
+from console.jobs import Artifact, Event, Item, Job, Submitted, after
 
 RETRY_AFTER_S: Final = (0.5, 1.0, 2.0)  # between tries; a server's own Retry-After may lengthen each to 5 s
 RETRY_AFTER_MAX_S: Final = 5.0
 # An event stream says at least a comment every 15 s; three missed ones and the connection is taken for dead.
 TIMEOUT: Final = httpx.Timeout(45, connect=5)
 PIECE: Final = 256 * 1024  # bytes held of an artifact at a time
-PAGE: Final = 200  # the most jobs that one answer may hold
+PAGE: Final = 200  # the most rows that one answer may hold
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where the API is and the key that opens it."""
+    """Where the API is and the key that opens it. `operator_key` opens what concerns every tenant."""
 
     url: str
     api_key: str
+    operator_key: str | None = None
 
     def __repr__(self) -> str:
-        return f"Connection({self.url!r})"  # the key stays out of tracebacks
+        return f"Connection({self.url!r})"  # the keys stay out of tracebacks
 
 
 class ClientError(Exception):
@@ -109,18 +112,40 @@ class Client:
         """One job as it is now. Raises Refused (NOT_FOUND), Unreachable."""
         return Job.model_validate((await self._get(f"/v1/jobs/{job_id}")).json())
 
-    async def jobs(self, *, status: str | None = None, pipeline: str | None = None, limit: int = 50) -> list[Job]:
-        """The newest `limit` jobs, over as many pages as that takes."""
-        found: list[Job] = []
-        query = {name: value for name, value in {"status": status, "pipeline": pipeline}.items() if value}
-        while len(found) < limit:
-            query["limit"] = str(min(PAGE, limit - len(found)))
-            page = (await self._get("/v1/jobs", query)).json()
-            found += map(Job.model_validate, page["items"])
-            if not page["next_cursor"]:
-                break
-            query["cursor"] = page["next_cursor"]
+    async def jobs(self, *, limit: int = 50, **query: str) -> list[Job]:
+        """The newest `limit` jobs. `query` may name `status`, `pipeline`, `batch`, and, for an operator, `tenant`."""
+        return [Job.model_validate(row) for row in await self.listed("/v1/jobs", query, limit)]
+
+    async def artifacts(self, job_id: UUID) -> list[Artifact]:
+        """Everything that the job made, with what the items of its phases made."""
+        job = await self.job(job_id)
+        found = list(job.artifacts)
+        for phase in job.phases:
+            if phase.items:
+                rows = await self.listed(f"/v1/jobs/{job_id}/phases/{quoted(phase.name)}/items", {}, None)
+                found += [made for row in rows for made in Item.model_validate(row).artifacts]
         return found
+
+    async def listed(self, path: str, query: Mapping[str, str], limit: int | None) -> list[dict[str, Any]]:
+        """The first `limit` rows of a list (None: all), over as many pages as that takes."""
+        found: list[dict[str, Any]] = []
+        asked = dict(query)
+        while limit is None or len(found) < limit:
+            asked["limit"] = str(PAGE if limit is None else min(PAGE, limit - len(found)))
+            page = await self.get(path, asked)
+            found += page["items"]
+            if not page.get("next_cursor"):
+                break
+            asked["cursor"] = page["next_cursor"]
+        return found
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """Read something. Raises Refused, Unreachable."""
+        return (await self._get(path, query)).json()
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Ask for a change; once, for a change may not be repeated. Raises Refused, Unreachable."""
+        return (await self._ask(lambda: self._api.post(path, json=body), once=True)).json()
 
     async def watch(self, job_id: UUID) -> AsyncIterator[Job]:
         """The job now and after each event, until it has ended. A broken stream goes on where it broke.
@@ -144,12 +169,12 @@ class Client:
                 await asyncio.sleep(max(self._retry_after_s, default=0))
 
     async def download(self, artifact: Artifact, folder: Path) -> Path:
-        """Fetch an artifact into `folder`, as `phase.name`, complete and checked or not at all.
+        """Fetch an artifact into `folder`, as `phase[.item].name`, complete and checked or not at all.
 
         Raises:
             Damaged: it is not what the job recorded. Refused, Unreachable.
         """
-        target = folder / safe_name(f"{artifact.phase}.{artifact.name}")
+        target = folder / safe_name(".".join(filter(None, (artifact.phase, artifact.item, artifact.name))))
         path = httpx.URL(artifact.url).raw_path.decode()  # a path of ours, whatever host an answer may name
         link = (await self._get(path, expect=307)).headers["Location"]
         try:
@@ -185,18 +210,22 @@ class Client:
     async def _get(self, path: str, query: Mapping[str, str] | None = None, *, expect: int = 200) -> httpx.Response:
         return await self._ask(lambda: self._api.get(path, params=query), expect)
 
-    async def _ask(self, once: Callable[[], Awaitable[httpx.Response]], expect: int | None = None) -> httpx.Response:
+    async def _ask(
+        self, ask: Callable[[], Awaitable[httpx.Response]], expect: int | None = None, *, once: bool = False
+    ) -> httpx.Response:
+        """`once`: not again when somebody may have heard it."""
         for pause_s in (*self._retry_after_s, None):
             try:
-                answer = await once()
+                answer = await ask()
             except httpx.TransportError as problem:
-                if pause_s is None or isinstance(problem, httpx.UnsupportedProtocol):
+                unheard = isinstance(problem, httpx.ConnectError | httpx.ConnectTimeout)
+                if pause_s is None or isinstance(problem, httpx.UnsupportedProtocol) or (once and not unheard):
                     raise Unreachable("UNREACHABLE", f"nobody answers at {self._url}") from problem
                 told_s = 0.0
             else:
                 if answer.status_code == expect or (expect is None and answer.is_success):
                     return answer
-                if answer.status_code != 503 or pause_s is None:
+                if answer.status_code != 503 or pause_s is None or once:
                     raise _refusal(answer)
                 told_s = _retry_after(answer)
             await asyncio.sleep(max(pause_s, told_s))
@@ -208,6 +237,11 @@ async def events_of(answer: httpx.Response) -> AsyncIterator[Event]:
     async for sent in EventSource(answer).aiter_sse():
         if sent.data:  # `retry:` alone is no event
             yield Event(sent.id, sent.event, json.loads(sent.data))
+
+
+def quoted(name: str) -> str:
+    """`name` as one part of a path."""
+    return quote(name, safe="")
 
 
 def safe_name(name: str) -> str:

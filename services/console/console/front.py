@@ -32,11 +32,21 @@ from runtime import logs, telemetry
 
 log = logs.get()
 
-BEHIND: Final = {
-    # path          service
-    "/v1/uploads":  "ingest",
-    "/v1/jobs":     "output",
-}  # fmt: skip
+# The first row that fits answers: its path, and all that lies under it. {} stands for one name.
+BEHIND: Final = (
+    # path                service
+    ("/v1/uploads",         "ingest"),
+    ("/v1/jobs/{}/cancel",  "orchestrator"),
+    ("/v1/jobs/{}/pause",   "orchestrator"),
+    ("/v1/jobs/{}/resume",  "orchestrator"),
+    ("/v1/jobs/{}/retry",   "orchestrator"),
+    ("/v1/jobs/{}/history", "orchestrator"),
+    ("/v1/jobs",            "output"),
+    ("/v1/batches",         "orchestrator"),
+    ("/v1/dead-letters",    "orchestrator"),
+    ("/v1/audit",           "orchestrator"),
+)  # fmt: skip
+SERVICES: Final = tuple(sorted({service for _, service in BEHIND}))
 
 METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -70,6 +80,16 @@ _OURS: Final = frozenset((b"host", b"expect", HEADER_TRACE.encode()))
 RawHeaders = list[tuple[bytes, bytes]]
 
 
+def service_of(path: str) -> str | None:
+    """Who answers at this path, which may be one of a document with `{names}` in it. None: nobody behind the door."""
+    asked = path.split("/")
+    for row, service in BEHIND:
+        wanted = row.split("/")
+        if len(asked) >= len(wanted) and all(w == a or (w == "{}" and a) for w, a in zip(wanted, asked, strict=False)):
+            return service
+    return None
+
+
 def passed_on(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
     """The headers that are for the other end: without those of this connection and those it names."""
     given = [(name.lower(), value) for name, value in headers]
@@ -98,9 +118,10 @@ class Door:
     def router(self) -> APIRouter:
         """One route per row of `BEHIND` and all that lies under it."""
         router = APIRouter(include_in_schema=False)
-        for path, service in BEHIND.items():
+        for row, service in BEHIND:
+            path = row.replace("{}", "{name}")
             for route in (path, path + "/{rest:path}"):
-                router.add_api_route(route, self._route(service), methods=METHODS)
+                router.add_api_route(route, self._route(service), methods=METHODS, name=service)
         return router
 
     def _route(self, service: str) -> Callable[[Request], Awaitable[Response]]:
@@ -236,7 +257,7 @@ def install(app: FastAPI, door: Door) -> None:
     is answered with the reason.
     """
     app.include_router(door.router())
-    for service in sorted(set(BEHIND.values())):
+    for service in SERVICES:
 
         async def reached(service: str = service) -> None:
             await door.reach(service)

@@ -14,6 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from console.acting import Acted, History
+from console.batches import Batch
 from console.jobs import Artifact, Error, Job, Phase
 from console.submitting import Submission
 from contracts.jobs import Status
@@ -63,7 +65,7 @@ def submissions(rows: Sequence[Submission], now: datetime) -> RenderableType:
     """One line per file, one column per phase of their pipelines."""
     jobs = [row.job for row in rows if row.job]
     names = _phase_names(jobs)
-    table = _table("photo", *names, "s", "", gap=0)  # six phases fit eighty columns
+    table = grid("photo", *names, "s", "", gap=0)  # six phases fit eighty columns
     for row in rows:
         cells = {phase.name: phase_cell(phase, now) for phase in row.job.phases} if row.job else {}
         table.add_row(
@@ -77,7 +79,7 @@ def submissions(rows: Sequence[Submission], now: datetime) -> RenderableType:
 
 def job_ids(rows: Iterable[Submission]) -> Table:
     """Which file became which job."""
-    table = _table("photo", "job")
+    table = grid("photo", "job")
     for row in rows:
         if row.upload:
             table.add_row(Text(plain(row.path.name)), str(row.upload.job_id))
@@ -85,24 +87,23 @@ def job_ids(rows: Iterable[Submission]) -> Table:
 
 
 def job_list(jobs: Sequence[Job], now: datetime) -> RenderableType:
-    """One line per job; its phases as marks in their order."""
-    table = _table("job", "created", "status", "phases", "s", "error")
+    """One line per job; its phases as marks in their order; why it failed, or what it waits for."""
+    table = grid("job", "created", "status", "phases", "s", "why")
     for job in jobs:
         phases = Text().join(Text(*mark_of(phase.status, phase.degraded, now)) for phase in job.phases)
         table.add_row(
             str(job.id),
-            _when(job.created_at, now),
+            when(job.created_at, now),
             _status(job, now),
             phases,
             f"{seconds(job, now):.1f}",
-            Text(plain(job.error.code) if job.error else "", "red"),
+            Text(plain(job.error.code), "red") if job.error else _line(job.waiting_on or "", "yellow"),
         )
     return _with_legend(table, any(job.degraded for job in jobs)) if jobs else Text("No jobs.", "dim")
 
 
 def job_detail(job: Job, now: datetime) -> RenderableType:
     """One job: what it is, each phase, what came out of it."""
-    head = Table.grid(padding=(0, 2))
     told: list[tuple[str, str | Text]] = [
         ("job", str(job.id)),
         ("pipeline", plain(job.pipeline)),
@@ -111,27 +112,113 @@ def job_detail(job: Job, now: datetime) -> RenderableType:
         ("seconds", f"{seconds(job, now):.2f}"),
         ("trace", plain(job.trace_id or "–")),
     ]
+    if job.batch_id:
+        told.append(("batch", str(job.batch_id)))
+    if job.waiting_on:
+        told.append(("waits", Text(plain(job.waiting_on), "yellow")))
     if job.error:
         told.append(("error", _error(job.error)))
-    for name, value in told:
-        head.add_row(Text(name, "dim"), value)
-    phases = _table("phase", "", "attempt", "engine", "error")
+    phases = grid("phase", "", "attempt", "engine", "error")
     for phase in job.phases:
         error = _error(phase.error) if phase.error else Text("")
-        phases.add_row(phase.name, phase_cell(phase, now), str(phase.attempt or ""), plain(phase.engine or ""), error)
-    parts = [head, Text(""), _with_legend(phases, job.degraded)]
+        engine = items(phase) or plain(phase.engine or "")
+        phases.add_row(phase.name, phase_cell(phase, now), str(phase.attempt or ""), engine, error)
+    parts = [pairs(told), Text(""), _with_legend(phases, job.degraded)]
     if job.artifacts:
         parts += [Text(""), artifact_list(job.artifacts)]
     return Group(*parts)
 
 
+def items(phase: Phase) -> str:
+    """How the items of a phase that fans out stand; empty for any other."""
+    if not phase.items:
+        return ""
+    lost = f", {phase.items.gave_up} given up" if phase.items.gave_up else ""
+    return f"{phase.items.ended} of {phase.items.total} items{lost}"
+
+
 def artifact_list(artifacts: Iterable[Artifact]) -> Table:
     """What a job made: names, pixels, bytes."""
-    table = _table("artifact", "type", "pixels", "bytes")
+    table = grid("artifact", "type", "pixels", "bytes")
     for made in artifacts:
         pixels = f"{made.width} × {made.height}" if made.width else ""
-        table.add_row(plain(f"{made.phase}.{made.name}"), plain(made.media_type), pixels, f"{made.size:,}")
+        name = ".".join(filter(None, (made.phase, made.item, made.name)))
+        table.add_row(plain(name), plain(made.media_type), pixels, f"{made.size:,}")
     return table
+
+
+def acted_list(rows: Iterable[Acted], now: datetime) -> Table:
+    """Jobs after they were asked to do something."""
+    table = grid("job", "status", "revision")
+    for row in rows:
+        mark, style = mark_of(row.status, False, now)
+        table.add_row(str(row.job_id), Text(f"{mark} {row.status}", style), str(row.revision))
+    return table
+
+
+def history(told: History, now: datetime) -> RenderableType:
+    """Every decision about a job, and what it waits for."""
+    mark, style = mark_of(told.status, False, now)
+    head = pairs(
+        [
+            ("job", str(told.job_id)),
+            ("pipeline", plain(f"{told.pipeline}, version {told.pipeline_version}")),
+            ("status", Text(f"{mark} {told.status}", style)),
+        ]
+    )
+    steps = grid("revision", "at", "input", "effects")
+    for step in told.steps:
+        effects = "\n".join(plain(effect.removeprefix(f"{told.job_id}.")) for effect in step.effects)
+        steps.add_row(str(step.revision), f"{step.at.astimezone():%H:%M:%S.%f}"[:-3], plain(step.input), effects)
+    parts: list[RenderableType] = [head, Text(""), steps]
+    if told.waits:
+        waits = grid("waits for", "who has it", "until", "why")
+        for wait in told.waits:
+            name = ".".join(filter(None, (wait.phase, wait.item))) or "the job"
+            waits.add_row(plain(name), plain(wait.owner), when(wait.until, now) if wait.until else "", plain(wait.why))
+        parts += [Text(""), waits]
+    return Group(*parts)
+
+
+def batch_list(batches: Sequence[Batch], now: datetime) -> RenderableType:
+    """One line per batch."""
+    table = grid("batch", "created", "jobs", "over", "bad", "left", "name")
+    for batch in batches:
+        jobs = batch.jobs
+        lost = jobs.failed + jobs.dead + jobs.cancelled
+        table.add_row(
+            str(batch.id),
+            when(batch.created_at, now),
+            str(jobs.total),
+            "" if batch.fraction is None else f"{batch.fraction:.0%}",
+            Text(str(lost or ""), "red"),
+            "" if batch.eta_s is None else duration(batch.eta_s),
+            _line(batch.name or ""),
+        )
+    return table if batches else Text("No batches.", "dim")
+
+
+def batch_detail(batch: Batch) -> RenderableType:
+    """One batch: how many jobs are where, how far it is."""
+    told: list[tuple[str, str | Text]] = [
+        ("batch", str(batch.id)),
+        ("name", plain(batch.name or "–")),
+        ("created", f"{batch.created_at.astimezone():%Y-%m-%d %H:%M:%S}"),
+    ]
+    if batch.ended_at:
+        told.append(("ended", f"{batch.ended_at.astimezone():%Y-%m-%d %H:%M:%S}"))
+    if batch.fraction is not None:
+        told.append(("over", f"{batch.fraction:.0%}"))
+    if batch.eta_s is not None and not batch.ended_at:
+        told.append(("left", duration(batch.eta_s)))
+    counts = grid("status", "jobs")
+    for status, (mark, style) in MARKS.items():
+        if count := getattr(batch.jobs, status, 0):
+            counts.add_row(Text(f"{mark} {status}", style), str(count))
+    if batch.jobs.degraded:
+        counts.add_row(Text(f"{DEGRADED[0]} of them degraded", DEGRADED[1]), str(batch.jobs.degraded))
+    counts.add_row(Text("all", "dim"), str(batch.jobs.total))
+    return Group(pairs(told), Text(""), counts)
 
 
 def seconds(job: Job, now: datetime) -> float:
@@ -139,15 +226,34 @@ def seconds(job: Job, now: datetime) -> float:
     return max(0.0, ((job.ended_at or now) - job.created_at).total_seconds())
 
 
-_NUMBERS: Final = ("s", "bytes", "attempt")
-_WHOLE: Final = ("job", "created", "status", "phases")  # the others give way on a narrow terminal
+def duration(span_s: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if span_s < 90:
+        return f"{span_s:.0f} s"
+    return f"{span_s / 60:.0f} min" if span_s < 90 * 60 else f"{span_s / 3600:.1f} h"
 
 
-def _table(*columns: str, gap: int = 1) -> Table:
+# -- tables ----------------------------------------------------------------------------------
+
+_NUMBERS: Final = {"s", "bytes", "attempt", "revision", "jobs", "over", "bad", "letters", "phases to run"}
+# The others give way on a narrow terminal.
+_WHOLE: Final = {"job", "created", "status", "phases", "letter", "batch", "state"}
+
+
+def grid(*columns: str, gap: int = 1) -> Table:
+    """An empty table with these columns, the way all ours look."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in _NUMBERS else "left"
         table.add_column(column, justify=justify, no_wrap=column in _WHOLE)
+    return table
+
+
+def pairs(told: Iterable[tuple[str, str | Text]]) -> Table:
+    """Names and values, a line each."""
+    table = Table.grid(padding=(0, 2))
+    for name, known in told:
+        table.add_row(Text(name, "dim"), known)
     return table
 
 
@@ -159,7 +265,8 @@ def _phase_names(jobs: Iterable[Job]) -> list[str]:
     return list(dict.fromkeys(phase.name for job in jobs for phase in job.phases))
 
 
-def _when(at: datetime, now: datetime) -> str:
+def when(at: datetime, now: datetime) -> str:
+    """The time of day when it is today's, else the date."""
     at, today = at.astimezone(), now.astimezone().date()
     return f"{at:%H:%M:%S}" if at.date() == today else f"{at:%Y-%m-%d}"
 
@@ -167,6 +274,11 @@ def _when(at: datetime, now: datetime) -> str:
 def _status(job: Job, now: datetime) -> Text:
     mark, style = mark_of(job.status, job.degraded, now)
     return Text(f"{mark} {job.status}", style, no_wrap=True)
+
+
+def _line(told: str, style: str = "") -> Text:
+    """On one line, however long it is."""
+    return Text(plain(told), style, no_wrap=True, overflow="ellipsis")
 
 
 def _outcome(row: Submission, now: datetime) -> Text:

@@ -34,7 +34,7 @@ PIXELS_MAX: Final = 120_000_000
 # 360 MB, which the largest decoder that cannot stream (WebP, AVIF) has to hold at once.
 
 ENVELOPE_BYTES: Final = 64 * 2**10
-# A multipart body is longer than its file: boundaries, part headers, and five short fields.
+# A multipart body is longer than its file: boundaries, part headers, and a few short fields.
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.artifacts import ObjectRef
 from contracts.errors import error
 from contracts.jobs import Status
-from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
+from contracts.uploads import UPLOAD_RECEIVED, Lane, UploadReceived
 from ingest import store
 from ingest.catalog import Catalog
 from ingest.receive import Received, receive
@@ -39,8 +39,11 @@ class Options(BaseModel):
     style: str | None = Field(default=None, description="name of a style; none leaves the colours alone")
     style_strength: float = Field(default=1.0, ge=0, le=1, description="0 keeps the original's colours, 1 is the style")
     crop: Aspect = Field(default="original", description="aspect of the crop; none keeps the frame")
+    batch: UUID | None = Field(default=None, description="id of the batch that the job belongs to")
+    lane: Lane | None = Field(default=None, description="who goes first; default: interactive, in a batch bulk")
 
 
+NOT_OPTIONS: Final = {"pipeline", "batch", "lane"}  # these are about the job, the others about what it makes
 FIELDS: Final = tuple(Options.model_fields)
 
 
@@ -92,7 +95,9 @@ class Uploads:
                 pipeline=options.pipeline,
                 original=original,
                 attachments=attachments,
-                options=options.model_dump(exclude={"pipeline"}),
+                options=options.model_dump(exclude=NOT_OPTIONS),
+                batch_id=options.batch,
+                lane=options.lane,
                 received_at=clock.now(),
             )
             message = _message(received)
@@ -121,7 +126,7 @@ class Uploads:
         if known.fingerprint != fingerprint:
             raise error("IDEMPOTENCY_KEY_REUSED")
         answer = UploadAnswer.model_validate(known.answer)
-        await self.outbox.sweep(message_id=str(answer.upload_id))  # in case the first try could not publish
+        await self.outbox.sweep(row=str(answer.upload_id))  # in case the first try could not publish
         return answer
 
     async def _checked(self, options: Options, media_type: str) -> dict[str, ObjectRef]:

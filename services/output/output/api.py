@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,8 +18,8 @@ from contracts.errors import Transient, error
 from contracts.jobs import Status
 from output import store
 from output.listen import News
-from output.views import JobPage, JobView
-from runtime.http import Tenant, responses
+from output.views import ItemPage, JobPage, JobView
+from runtime.http import Asker, Caller, Tenant, responses
 
 router = APIRouter(prefix="/v1/jobs")
 
@@ -28,6 +28,9 @@ HEARTBEAT_S = 15.0  # proxies close silent streams
 AWAY_S = 1.0  # a reader's pause when the database does not answer
 EVENTS_A_READ = 200
 
+Limit = Annotated[int, Query(ge=1, le=200)]
+Cursor = Annotated[str | None, Query(max_length=256)]
+
 
 class Link(BaseModel):
     """A signed link: it works for a while, for whoever has it."""
@@ -35,25 +38,50 @@ class Link(BaseModel):
     url: str
 
 
-@router.get("", responses=responses("UNAUTHENTICATED", "REQUEST_INVALID"))
+@router.get("", responses=responses("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID"))
 async def list_jobs(
     request: Request,
-    tenant: Tenant,
+    caller: Caller,
     status: Status | None = None,
     pipeline: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=256)] = None,
+    batch: UUID | None = None,
+    tenant: Annotated[str | None, Query(max_length=64, description="whose; operators have to say it")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> JobPage:
-    """The tenant's jobs, newest first."""
+    """A tenant's jobs, newest first."""
+    if caller.tenant is None and tenant is None:
+        raise error("REQUEST_INVALID", "An operator says whose jobs: tenant=NAME.")
+    if tenant not in (None, caller.tenant) and caller.tenant is not None:
+        raise error("FORBIDDEN", "A tenant's API key lists its own jobs only.")
+    whose = caller.tenant or tenant or ""
     engine: AsyncEngine = request.app.state.engine
     async with engine.connect() as conn:
-        return await store.page(conn, tenant, status=status, pipeline=pipeline, limit=limit, cursor=cursor)
+        return await store.page(conn, whose, status=status, pipeline=pipeline, batch=batch, limit=limit, cursor=cursor)
 
 
 @router.get("/{job_id}", responses=responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"))
-async def show_job(request: Request, tenant: Tenant, job_id: UUID) -> JobView:
-    """One job with its phases and artifacts."""
-    return await _job(request, tenant, job_id)
+async def show_job(request: Request, caller: Caller, job_id: UUID) -> JobView:
+    """One job with its phases and artifacts. An operator may read any."""
+    return await _job(request, caller, job_id)
+
+
+@router.get("/{job_id}/phases/{phase}/items", responses=responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"))
+async def list_items(
+    request: Request,
+    caller: Caller,
+    job_id: UUID,
+    phase: Annotated[str, Path(max_length=64)],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> ItemPage:
+    """The items of a phase that fans out, with their artifacts, in the order of their names."""
+    engine: AsyncEngine = request.app.state.engine
+    async with engine.connect() as conn:
+        found = await store.items(conn, caller.tenant, job_id, phase, limit=limit, cursor=cursor)
+    if found is None:
+        raise error("NOT_FOUND")
+    return found
 
 
 @router.get(
@@ -66,12 +94,12 @@ async def show_job(request: Request, tenant: Tenant, job_id: UUID) -> JobView:
 )
 async def stream_events(
     request: Request,
-    tenant: Tenant,
+    caller: Caller,
     job_id: UUID,
     last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,18}$")] = None,
 ) -> Response:
     """Everything that happens to the job, as it happens; with `Last-Event-ID`, all that came after that one."""
-    job = await _job(request, tenant, job_id)
+    job = await _job(request, caller, job_id)
     after = int(last_event_id or 0)
     if job.status.is_terminal and not await _events(request, job_id, after):
         return Response(status_code=204)  # tells a browser's EventSource to stop reconnecting
@@ -87,15 +115,16 @@ async def stream_events(
     response_model=None,
     responses={
         200: {"description": "With `redirect=false`: the link itself", "model": Link},
-        **responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID", "STORAGE_UNAVAILABLE"),
+        **responses("UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "REQUEST_INVALID", "STORAGE_UNAVAILABLE"),
     },
 )
 async def read_artifact(
     request: Request, tenant: Tenant, job_id: UUID, name: str, redirect: bool = True
 ) -> RedirectResponse | JSONResponse:
-    """A redirect to a signed link. `name` is `phase.artifact`, `artifact` when only one phase has it, or `original`.
+    """A redirect to a signed link, for the tenant alone.
 
-    A page that cannot follow a redirect with its key asks for `redirect=false` and gets the link.
+    `name` is `phase.artifact`, `phase.item.artifact`, `artifact` when only one phase has it, or `original`. A page
+    that cannot follow a redirect with its key asks for `redirect=false` and gets the link.
     """
     state: Any = request.app.state
     async with state.engine.connect() as conn:
@@ -109,7 +138,7 @@ async def read_artifact(
     return RedirectResponse(link, 307, headers=fresh) if redirect else JSONResponse({"url": link}, headers=fresh)
 
 
-async def _job(request: Request, tenant: str, job_id: UUID) -> JobView:
+async def _job(request: Request, caller: Asker, job_id: UUID) -> JobView:
     """The job; waits a moment for one that was accepted just now. Raises NOT_FOUND."""
     engine: AsyncEngine = request.app.state.engine
     news: News = request.app.state.news
@@ -117,7 +146,7 @@ async def _job(request: Request, tenant: str, job_id: UUID) -> JobView:
         for wait_s in (SETTLE_S, 0.0):
             event.clear()
             async with engine.connect() as conn:
-                found = await store.job(conn, tenant, job_id)
+                found = await store.job(conn, caller.tenant, job_id)
             if found:
                 return found
             try:

@@ -1,30 +1,76 @@
 """Events become rows: the picture of a job that the API reads.
 
 Events may come twice (the inbox refuses them) or late (the picture ignores them). A batch is one
-transaction of a few set-based statements; readers that wait are told by NOTIFY when it commits.
+transaction of a few set-based statements over the rows that its events are about, and no others;
+readers that wait are told by NOTIFY when it commits.
+
+Jobs are locked in the order of their ids, so that processes that share the events of a job take
+turns. Only a job's first event finds no row to lock: who then is overtaken begins again.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import error
 from contracts.message import Message
-from output.picture import CHANNELS, Picture, Row
-from output.tables import INBOX, JOBS, PHASES
-from runtime import inbox, telemetry
+from output.picture import AS_STORED, CHANNELS, JobRow, PhaseRow, Picture, keys_of
+from output.tables import INBOX
+from runtime import postgres, telemetry
 from runtime.settle import Delivery
 
-NOTIFY: Final = "output_events"  # payload: the job's id
-UNTOLD: Final = {"tenant", "original", "attachments"}  # what a client has no use for
+NOTIFY: Final = "output_events"  # payload: ids of jobs, 32 hexadecimal digits each
+NOTIFIED_MOST: Final = 240  # 240 x 32 bytes are 7,680; a payload may have 7,999
+OVERTAKEN_MOST: Final = 5
+UNTOLD: Final = "{tenant,original,attachments}"  # what a client has no use for
+
+# The columns that are read and written, and how they travel: in an array each, JSON as text.
+_JOB: Final = {
+    "id": "uuid",
+    "tenant": "text",
+    "upload_id": "uuid",
+    "pipeline": "text",
+    "pipeline_version": "int",
+    "status": "text",
+    "degraded": "bool",
+    "revision": "int",
+    "trace_id": "text",
+    "original": "jsonb",
+    "phase_names": "jsonb",
+    "error": "jsonb",
+    "created_at": "timestamptz",
+    "started_at": "timestamptz",
+    "ended_at": "timestamptz",
+    "pinned_revision": "int",
+    "waiting_on": "text",
+    "deadline": "timestamptz",
+    "batch_id": "uuid",
+}
+_PHASE: Final = {
+    "job_id": "uuid",
+    "name": "text",
+    "item": "text",
+    "revision": "int",
+    "status": "text",
+    "attempt": "int",
+    "progress": "float",
+    "reset_revision": "int",
+    "state": "jsonb",
+}
+_ONCE: Final = {"tenant", "upload_id", "pipeline", "trace_id"}  # a job's first event tells them
+_MOVING: Final = {name: type_ for name, type_ in _JOB.items() if name not in _ONCE}
+
+
+class _Overtaken(Exception):
+    """Another process has projected a job's first event since we looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +80,39 @@ class Projection:
     engine: AsyncEngine
 
     async def events(self, deliveries: Sequence[Delivery]) -> None:
-        """Project a batch. Raises ValidationError for a body that does not fit its subject."""
+        """Project a batch.
+
+        Raises:
+            ValidationError: a body does not fit its subject.
+            SafelightError: INTERNAL when an event is ahead of its job's first one.
+        """
         read = [(delivery, _read(delivery)) for delivery in deliveries]
-        async with self.engine.begin() as conn:
-            fresh = await inbox.insert_new(conn, INBOX, [delivery.message_id for delivery, _ in read])
-            pictures = await _load(conn, {event.job_id for _, event in read})
-            news: list[Any] = []
+        for _ in range(OVERTAKEN_MOST):
+            try:
+                return await self._project(read)
+            except _Overtaken:
+                continue  # what the other process has committed is there now
+        raise error("INTERNAL", "other processes were faster each time")
+
+    async def _project(self, read: Sequence[tuple[Delivery, Any]]) -> None:
+        async with postgres.transaction(self.engine) as conn:
+            fresh = {row[0] for row in await conn.fetch(_TAKE_IN, [delivery.message_id for delivery, _ in read])}
+            pictures = await _load(conn, [event for _, event in read])
+            known = {id_ for id_, picture in pictures.items() if picture.job}
+            news: list[tuple[Any, bytes]] = []
             for delivery, event in read:
                 if delivery.message_id not in fresh:
                     continue
                 fresh.discard(delivery.message_id)  # twice in one batch is still once
                 trace_id = telemetry.trace_id(delivery.traceparent)
                 if pictures[event.job_id].apply(delivery.subject, event, trace_id):
-                    news.append(event)
-            changed = {event.job_id: pictures[event.job_id] for event in news}
-            await _save_jobs(conn, [picture.job for picture in changed.values() if picture.job])
-            await _save_phases(conn, changed)
+                    news.append((event, delivery.body))
+            if not news:
+                return
+            jobs = {event.job_id: job for event, _ in news if (job := pictures[event.job_id].job)}
+            await _insert_jobs(conn, [jobs[id_] for id_ in sorted(jobs.keys() - known)])
+            await _update_jobs(conn, [job for id_, job in jobs.items() if id_ in known])
+            await _save_phases(conn, pictures)
             await _tell(conn, news)
 
 
@@ -61,59 +124,97 @@ def _read(delivery: Delivery) -> Any:
     return event
 
 
-async def _load(conn: AsyncConnection, ids: set[UUID]) -> defaultdict[UUID, Picture]:
-    """The jobs' pictures, locked in the order of their ids; a job that is not there has an empty one."""
+# -- rows in ---------------------------------------------------------------------------------
+
+_TAKE_IN: Final = (
+    f"INSERT INTO {INBOX.fullname} (message_id) SELECT DISTINCT unnest($1::text[]) "
+    "ON CONFLICT DO NOTHING RETURNING message_id"
+)
+_LOCK_JOBS: Final = (
+    f"SELECT {', '.join(f'{name}::text' if type_ == 'jsonb' else name for name, type_ in _JOB.items())} "
+    "FROM output.jobs WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
+)
+_PHASES_OF: Final = (
+    "SELECT job_id, name, item, revision, status, attempt, progress, reset_revision "
+    "FROM unnest($1::uuid[], $2::text[], $3::text[]) AS about (job_id, name, item) "
+    "JOIN output.phases USING (job_id, name, item)"
+)
+
+
+async def _load(conn: asyncpg.Connection, events: Sequence[Any]) -> defaultdict[UUID, Picture]:
+    """What the events are about; a job that is not there has an empty picture."""
     pictures: defaultdict[UUID, Picture] = defaultdict(Picture)
-    locked = select(JOBS).where(JOBS.c.id.in_(ids)).order_by(JOBS.c.id).with_for_update()
-    for row in (await conn.execute(locked)).mappings():
-        pictures[row["id"]].job = dict(row)
-    for row in (await conn.execute(select(PHASES).where(PHASES.c.job_id.in_(list(pictures))))).mappings():
-        pictures[row["job_id"]].phases[row["name"]] = dict(row)
+    for row in await conn.fetch(_LOCK_JOBS, {event.job_id for event in events}):
+        pictures[row["id"]].job = JobRow(*row)
+    about = {(event.job_id, *key) for event in events for key in keys_of(event)}
+    for found in await conn.fetch(_PHASES_OF, *_arrays(about)) if about else ():
+        pictures[found[0]].phases[found[1], found[2]] = PhaseRow(*found[1:])
     return pictures
 
 
-async def _save_jobs(conn: AsyncConnection, rows: Sequence[Row]) -> None:
-    if rows:
-        await conn.exec_driver_sql(
-            "INSERT INTO output.jobs SELECT * FROM jsonb_populate_recordset(null::output.jobs, $1::text::jsonb) "
-            "ON CONFLICT (id) DO UPDATE SET pipeline_version = excluded.pipeline_version, status = excluded.status, "
-            "degraded = excluded.degraded, revision = excluded.revision, original = excluded.original, "
-            "created_at = excluded.created_at, "
-            "phase_names = excluded.phase_names, error = excluded.error, started_at = excluded.started_at, "
-            "ended_at = excluded.ended_at WHERE jobs.revision <= excluded.revision",
-            (_json(rows),),
-        )
+# -- rows out --------------------------------------------------------------------------------
 
 
-async def _save_phases(conn: AsyncConnection, pictures: Mapping[UUID, Picture]) -> None:
-    rows = [{"job_id": id_, **row} for id_, picture in pictures.items() for row in picture.phases.values()]
-    if rows:
-        await conn.exec_driver_sql(
-            "INSERT INTO output.phases SELECT * FROM jsonb_populate_recordset(null::output.phases, $1::text::jsonb) "
-            "ON CONFLICT (job_id, name) DO UPDATE SET revision = excluded.revision, status = excluded.status, "
-            "attempt = excluded.attempt, progress = excluded.progress, state = excluded.state "
-            "WHERE phases.revision <= excluded.revision",
-            (_json(rows),),
-        )
+def _unnested(columns: Mapping[str, str]) -> str:
+    """Rows from one array per column."""
+    shown = (f"{name}::jsonb" if type_ == "jsonb" else name for name, type_ in columns.items())
+    arrays = (f"${n}::{'text' if type_ == 'jsonb' else type_}[]" for n, type_ in enumerate(columns.values(), 1))
+    return f"SELECT {', '.join(shown)} FROM unnest({', '.join(arrays)}) AS told ({', '.join(columns)})"
 
 
-def _json(rows: Sequence[Row]) -> str:
-    return json.dumps(rows, default=str)  # ids and times as text, which the record's own types read back
+_INSERT_JOBS: Final = f"INSERT INTO output.jobs ({', '.join(_JOB)}) {_unnested(_JOB)} ON CONFLICT DO NOTHING"
+_UPDATE_JOBS: Final = (
+    f"UPDATE output.jobs AS known SET {', '.join(f'{name} = told.{name}' for name in _MOVING if name != 'id')} "
+    f"FROM ({_unnested(_MOVING)}) AS told WHERE known.id = told.id"
+)
+_SAVE_PHASES: Final = (
+    f"INSERT INTO output.phases AS known ({', '.join(_PHASE)}) {_unnested(_PHASE)} "
+    "ON CONFLICT (job_id, name, item) DO UPDATE SET revision = excluded.revision, status = excluded.status, "
+    "attempt = excluded.attempt, progress = excluded.progress, reset_revision = excluded.reset_revision, "
+    f"state = coalesce(nullif(excluded.state, '{AS_STORED}'), known.state)"
+)
+_TELL: Final = (
+    "WITH news AS (INSERT INTO output.events (job_id, type, data) "
+    f"SELECT job_id, type, body::jsonb - '{UNTOLD}'::text[] "
+    "FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS told (job_id, type, body, n) ORDER BY n) "
+    f"SELECT pg_notify('{NOTIFY}', whose) FROM unnest($4::text[]) AS whose"
+)
+_JOB_VALUES: Final = attrgetter(*_JOB)
+_MOVING_VALUES: Final = attrgetter(*_MOVING)
+_PHASE_VALUES: Final = attrgetter(*list(_PHASE)[1:])
 
 
-async def _tell(conn: AsyncConnection, news: Sequence[Any]) -> None:
-    if not news:
+async def _insert_jobs(conn: asyncpg.Connection, rows: Sequence[JobRow]) -> None:
+    if not rows:
         return
-    await conn.exec_driver_sql(
-        "INSERT INTO output.events (job_id, type, data) SELECT job_id, type, data::jsonb "
-        "FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS rows (job_id, type, data, n) ORDER BY n",
-        (
-            [event.job_id for event in news],
-            [event.TYPE for event in news],
-            [event.model_dump_json(exclude=UNTOLD) for event in news],
-        ),
+    done = await conn.execute(_INSERT_JOBS, *_arrays(map(_JOB_VALUES, rows)))
+    if done != f"INSERT 0 {len(rows)}":
+        raise _Overtaken
+
+
+async def _update_jobs(conn: asyncpg.Connection, rows: Sequence[JobRow]) -> None:
+    if rows:
+        await conn.execute(_UPDATE_JOBS, *_arrays(map(_MOVING_VALUES, rows)))
+
+
+async def _save_phases(conn: asyncpg.Connection, pictures: Mapping[UUID, Picture]) -> None:
+    rows = [
+        (job_id, *_PHASE_VALUES(picture.phases[key])) for job_id, picture in pictures.items() for key in picture.moved
+    ]
+    if rows:
+        await conn.execute(_SAVE_PHASES, *_arrays(rows))
+
+
+async def _tell(conn: asyncpg.Connection, news: Sequence[tuple[Any, bytes]]) -> None:
+    whose = [job_id.hex for job_id in {event.job_id for event, _ in news}]
+    await conn.execute(
+        _TELL,
+        [event.job_id for event, _ in news],
+        [event.TYPE for event, _ in news],
+        [body.decode() for _, body in news],
+        ["".join(whose[at : at + NOTIFIED_MOST]) for at in range(0, len(whose), NOTIFIED_MOST)],
     )
-    await conn.exec_driver_sql(
-        "SELECT pg_notify($1, job) FROM unnest($2::text[]) AS job",
-        (NOTIFY, sorted({str(event.job_id) for event in news})),
-    )
+
+
+def _arrays(rows: Iterable[tuple[Any, ...]]) -> tuple[list[Any], ...]:
+    return tuple(map(list, zip(*rows, strict=True)))

@@ -1,4 +1,4 @@
-"""Reads of output's rows, always within one tenant."""
+"""Reads of output's rows: within one tenant, or (tenant None) in the name of an operator, who sees every tenant's."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import base64
 import binascii
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import select, tuple_
+from pydantic import TypeAdapter
+from sqlalchemy import ColumnElement, Select, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.errors import error
 from contracts.jobs import Status
+from contracts.phases import ItemId
 from output.tables import EVENTS, JOBS, PHASES
-from output.views import JobPage, JobView, job_view
+from output.views import ItemPage, JobPage, JobView, item_view, job_view
 
 ORIGINAL: Final = "original"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +35,21 @@ class StoredEvent:
     data: dict[str, Any]
 
 
-async def job(conn: AsyncConnection, tenant: str, job_id: UUID) -> JobView | None:
+async def job(conn: AsyncConnection, tenant: str | None, job_id: UUID) -> JobView | None:
     """The job, or None when there is none that this tenant may see."""
-    row = (
-        (await conn.execute(select(JOBS).where(JOBS.c.id == job_id, JOBS.c.tenant == tenant))).mappings().one_or_none()
-    )
+    row = (await conn.execute(select(JOBS).where(*_mine(tenant, job_id)))).mappings().one_or_none()
     return (await _with_phases(conn, [row]))[0] if row else None
 
 
 async def page(
-    conn: AsyncConnection, tenant: str, *, status: Status | None, pipeline: str | None, limit: int, cursor: str | None
+    conn: AsyncConnection,
+    tenant: str,
+    *,
+    status: Status | None,
+    pipeline: str | None,
+    batch: UUID | None,
+    limit: int,
+    cursor: str | None,
 ) -> JobPage:
     """One page, newest first. Raises REQUEST_INVALID for a cursor that we did not make."""
     query = select(JOBS).where(JOBS.c.tenant == tenant)
@@ -49,17 +57,55 @@ async def page(
         query = query.where(JOBS.c.status == status)
     if pipeline:
         query = query.where(JOBS.c.pipeline == pipeline)
+    if batch:
+        query = query.where(JOBS.c.batch_id == batch)
     if cursor:
-        query = query.where(tuple_(JOBS.c.created_at, JOBS.c.id) < tuple_(*_read_cursor(cursor)))
+        created_at, job_id = _read_cursor(cursor, _read_place)
+        query = query.where(tuple_(JOBS.c.created_at, JOBS.c.id) < tuple_(created_at, job_id))
     query = query.order_by(JOBS.c.created_at.desc(), JOBS.c.id.desc()).limit(limit + 1)
     rows = (await conn.execute(query)).mappings().all()
     shown = rows[:limit]
-    more = _cursor(shown[-1]["created_at"], shown[-1]["id"]) if len(rows) > limit else None
+    more = _cursor(shown[-1]["created_at"].isoformat(), str(shown[-1]["id"])) if len(rows) > limit else None
     return JobPage(items=await _with_phases(conn, shown), next_cursor=more)
 
 
+async def items(
+    conn: AsyncConnection, tenant: str | None, job_id: UUID, phase: str, *, limit: int, cursor: str | None
+) -> ItemPage | None:
+    """One page of a phase's items. None when this tenant has no job with such a phase.
+
+    Raises REQUEST_INVALID for a cursor that we did not make.
+    """
+    names = (await conn.execute(select(JOBS.c.phase_names).where(*_mine(tenant, job_id)))).scalar_one_or_none()
+    if names is None or phase not in names:
+        return None
+    query = _counting(job_id).where(PHASES.c.name == phase)
+    if cursor:
+        query = query.where(PHASES.c.item > _read_cursor(cursor, _read_item))
+    rows = (await conn.execute(query.order_by(PHASES.c.item).limit(limit + 1))).mappings().all()
+    shown = rows[:limit]
+    more = _cursor(shown[-1]["item"]) if len(rows) > limit else None
+    return ItemPage(items=[item_view(row) for row in shown], next_cursor=more)
+
+
+def _mine(tenant: str | None, job_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    return (JOBS.c.id == job_id, *((JOBS.c.tenant == tenant,) if tenant is not None else ()))
+
+
+def _counting(job_id: UUID) -> Select[Any]:
+    """The items that count: of phases that have any, told since the phase began anew."""
+    whole = PHASES.alias()
+    return (
+        select(PHASES)
+        .join(whole, (whole.c.job_id == PHASES.c.job_id) & (whole.c.name == PHASES.c.name) & (whole.c.item == ""))
+        .where(PHASES.c.job_id == job_id, PHASES.c.item != "", PHASES.c.revision >= whole.c.reset_revision)
+        .where(func.jsonb_typeof(whole.c.state["items"]) == "object")
+    )
+
+
 async def _with_phases(conn: AsyncConnection, rows: Sequence[Any]) -> list[JobView]:
-    found = await conn.execute(select(PHASES).where(PHASES.c.job_id.in_([row["id"] for row in rows])))
+    ids = [row["id"] for row in rows]
+    found = await conn.execute(select(PHASES).where(PHASES.c.job_id.in_(ids), PHASES.c.item == ""))
     phases: defaultdict[UUID, list[Mapping[str, Any]]] = defaultdict(list)
     for phase in found.mappings():
         phases[phase["job_id"]].append(dict(phase))
@@ -67,23 +113,36 @@ async def _with_phases(conn: AsyncConnection, rows: Sequence[Any]) -> list[JobVi
 
 
 async def artifact_key(conn: AsyncConnection, tenant: str, job_id: UUID, name: str) -> tuple[str, str] | None:
-    """(object key, file name) of an artifact, named `phase.artifact`, or `artifact` when one phase alone has it.
+    """(object key, file name) of an artifact.
 
+    It is named `phase.artifact`, `phase.item.artifact`, or `artifact` when one phase alone has it;
     `original` is the upload itself.
     """
-    job = (
-        await conn.execute(select(JOBS.c.original).where(JOBS.c.id == job_id, JOBS.c.tenant == tenant))
-    ).one_or_none()
+    job = (await conn.execute(select(JOBS.c.original, JOBS.c.phase_names).where(*_mine(tenant, job_id)))).one_or_none()
     if job is None:
         return None
     if name == ORIGINAL:
         return (job.original["key"], ORIGINAL) if job.original else None
-    rows = await conn.execute(select(PHASES.c.name, PHASES.c.state).where(PHASES.c.job_id == job_id))
-    all_of_them = [(phase, artifact) for phase, state in rows for artifact in state["artifacts"]]
-    found = [a for phase, a in all_of_them if name == f"{phase}.{a['name']}"] or [
-        a for _, a in all_of_them if name == a["name"]
-    ]
+    rows = await conn.execute(
+        select(PHASES.c.name, PHASES.c.state).where(PHASES.c.job_id == job_id, PHASES.c.item == "")
+    )
+    whole = [(phase, made) for phase, state in rows if phase in job.phase_names for made in state["artifacts"]]
+    found = (
+        [made for phase, made in whole if name == f"{phase}.{made['name']}"]
+        or await _of_item(conn, job_id, name)
+        or [made for _, made in whole if name == made["name"]]
+    )
     return (found[0]["key"], found[0]["name"]) if len(found) == 1 else None
+
+
+async def _of_item(conn: AsyncConnection, job_id: UUID, name: str) -> list[dict[str, Any]]:
+    phase, _, rest = name.partition(".")
+    item, _, artifact = rest.partition(".")
+    if not artifact:
+        return []
+    query = _counting(job_id).where(PHASES.c.name == phase, PHASES.c.item == item)
+    row = (await conn.execute(query)).mappings().one_or_none()
+    return [made for made in row["state"]["artifacts"] if made["name"] == artifact] if row else []
 
 
 async def has_ended(conn: AsyncConnection, job_id: UUID) -> bool:
@@ -103,13 +162,23 @@ async def events_after(conn: AsyncConnection, job_id: UUID, after: int, most: in
     return [StoredEvent(row.id, row.type, row.data) for row in rows]
 
 
-def _cursor(created_at: datetime, job_id: UUID) -> str:
-    return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), str(job_id)]).encode()).decode()
+def _cursor(*place: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
 
 
-def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
+def _read_cursor(cursor: str, read: Callable[..., T]) -> T:
     try:
-        created_at, job_id = json.loads(base64.urlsafe_b64decode(cursor))
-        return datetime.fromisoformat(created_at).astimezone(UTC), UUID(job_id)
+        return read(*json.loads(base64.urlsafe_b64decode(cursor)))
     except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error) as problem:
         raise error("REQUEST_INVALID", "the cursor is none that this service gave out") from problem
+
+
+def _read_place(created_at: str, job_id: str) -> tuple[datetime, UUID]:
+    return datetime.fromisoformat(created_at).astimezone(UTC), UUID(job_id)
+
+
+def _read_item(item: str) -> str:
+    return _ITEM_ID.validate_python(item)
+
+
+_ITEM_ID: Final = TypeAdapter(ItemId)

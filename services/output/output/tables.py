@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     false,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -49,7 +50,12 @@ JOBS: Final = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("started_at", DateTime(timezone=True)),
     Column("ended_at", DateTime(timezone=True)),
+    Column("pinned_revision", Integer, nullable=False, server_default="0"),  # that told version and phase_names
+    Column("waiting_on", Text),  # why nothing of it runs now, in words
+    Column("deadline", DateTime(timezone=True)),  # null when it has ended
+    Column("batch_id", Uuid),
     Index("ix_jobs_page", "tenant", "created_at", "id"),
+    Index("ix_jobs_batch", "batch_id", "created_at", "id", postgresql_where=text("batch_id IS NOT NULL")),
 )
 
 PHASES: Final = Table(
@@ -57,11 +63,14 @@ PHASES: Final = Table(
     METADATA,
     Column("job_id", Uuid, ForeignKey(JOBS.c.id, ondelete="CASCADE"), primary_key=True),
     Column("name", Text, primary_key=True),
+    Column("item", Text, primary_key=True, server_default=""),  # "" is the phase itself
     Column("revision", Integer, nullable=False),
     Column("status", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("progress", Float),
-    Column("state", JSONB, nullable=False),  # the newest contracts.jobs.JobPhaseChanged
+    Column("state", JSONB, nullable=False),  # the newest contracts.jobs.PhaseChange
+    # Of the newest decision by which the phase began anew: what older ones told of its items does not count any more.
+    Column("reset_revision", Integer, nullable=False, server_default="0"),
 )
 
 EVENTS: Final = Table(

@@ -25,6 +25,7 @@ class ArtifactView(BaseModel):
 
     name: str
     phase: str
+    item: str | None = None
     sha256: str
     size: int
     media_type: str
@@ -33,11 +34,19 @@ class ArtifactView(BaseModel):
     url: str
 
 
-class PhaseView(BaseModel):
-    """One phase. `progress` is 0..1 while it runs and says so; `seconds` is how long the work took."""
+class ItemCountsView(BaseModel):
+    """How the items of a phase that fans out stand. `ended` counts every ending, `gave_up` those without a result."""
 
-    name: str
+    total: int
+    ended: int
+    gave_up: int
+
+
+class _UnitView(BaseModel):
+    # `revision` is of the decision that moved it last. `progress` is 0..1 while it runs and says so;
+    # `seconds` is how long the work took.
     status: Status
+    revision: int = 0
     attempt: int = 0
     engine: str | None = None
     degraded: bool = False
@@ -50,15 +59,44 @@ class PhaseView(BaseModel):
     facts: dict[str, JsonValue] = {}
 
 
+class PhaseView(_UnitView):
+    """One phase. `items` counts the items of a phase that fans out; each has a view of its own, on pages."""
+
+    name: str
+    items: ItemCountsView | None = None
+
+
+class ItemView(_UnitView):
+    """One item of a phase that fans out, and what it made."""
+
+    item: str
+    artifacts: list[ArtifactView]
+
+
+class ItemPage(BaseModel):
+    """Items in the order of their names. `next_cursor` asks for the page after this one; null on the last."""
+
+    items: list[ItemView]
+    next_cursor: str | None
+
+
 class JobView(BaseModel):
-    """A job with its phases in the pipeline's order and every artifact so far."""
+    """A job with its phases in the pipeline's order and the artifacts of each so far, without those of items.
+
+    `revision` counts the decisions about it. `waiting_on` says in words why nothing of it runs now.
+    `deadline` is by when it ends; null once it has.
+    """
 
     id: UUID
     upload_id: UUID
+    batch_id: UUID | None
     pipeline: str
     pipeline_version: int | None
     status: Status
+    revision: int
     degraded: bool
+    waiting_on: str | None
+    deadline: datetime | None
     trace_id: str | None
     created_at: datetime
     started_at: datetime | None
@@ -76,37 +114,54 @@ class JobPage(BaseModel):
 
 
 def job_view(job: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> JobView:
-    """A row of `jobs` and its rows of `phases` as a client sees them."""
+    """A row of `jobs` and its rows of `phases`, without those of items, as a client sees them."""
     by_name = {phase["name"]: phase for phase in phases}
-    ordered = [name for name in job["phase_names"] if name in by_name]
+    known = [by_name[name] for name in job["phase_names"] if name in by_name]
     return JobView(
         **{name: job[name] for name in _SAME},
         phases=[_phase(name, by_name.get(name)) for name in job["phase_names"]],
-        artifacts=[
-            ArtifactView(
-                **{field: artifact[field] for field in ArtifactView.model_fields if field in artifact},
-                phase=name,
-                url=f"/v1/jobs/{job['id']}/artifacts/{name}.{artifact['name']}",
-            )
-            for name in ordered
-            for artifact in by_name[name]["state"]["artifacts"]
-        ],
+        artifacts=[artifact for phase in known for artifact in _artifacts(phase)],
     )
 
 
 _SAME = tuple(name for name in JobView.model_fields if name not in ("phases", "artifacts"))
 
 
+def item_view(row: Mapping[str, Any]) -> ItemView:
+    """An item's row of `phases` as a client sees it."""
+    return ItemView(**_unit(row), item=row["item"], artifacts=_artifacts(row))
+
+
 def _phase(name: str, row: Mapping[str, Any] | None) -> PhaseView:
     if row is None:
         return PhaseView(name=name, status=Status.QUEUED)
+    return PhaseView(**_unit(row), name=name, items=row["state"].get("items"))
+
+
+def _unit(row: Mapping[str, Any]) -> dict[str, Any]:
     state = row["state"]
-    view = PhaseView(
-        **{field: state[field] for field in PhaseView.model_fields if field in state},
-        name=name,
-        progress=row["progress"],
-        error=ErrorView(code=state["code"], detail=state["detail"] or "") if state["code"] else None,
-    )
-    if view.started_at and view.ended_at and view.status is not Status.SKIPPED:
-        view.seconds = round((view.ended_at - view.started_at).total_seconds(), 3)
-    return view
+    known = {field: state[field] for field in _UnitView.model_fields if field in state}
+    known |= {"revision": row["revision"], "progress": row["progress"], "seconds": _seconds(state)}
+    if state["code"]:
+        known["error"] = ErrorView(code=state["code"], detail=state["detail"] or "")
+    return known
+
+
+def _seconds(state: Mapping[str, Any]) -> float | None:
+    if not state["started_at"] or not state["ended_at"] or state["status"] == Status.SKIPPED:
+        return None
+    took = datetime.fromisoformat(state["ended_at"]) - datetime.fromisoformat(state["started_at"])
+    return round(took.total_seconds(), 3)
+
+
+def _artifacts(row: Mapping[str, Any]) -> list[ArtifactView]:
+    path = ".".join(filter(None, (row["name"], row["item"])))
+    return [
+        ArtifactView(
+            **{field: artifact[field] for field in ArtifactView.model_fields if field in artifact},
+            phase=row["name"],
+            item=row["item"] or None,
+            url=f"/v1/jobs/{row['job_id']}/artifacts/{path}.{artifact['name']}",
+        )
+        for artifact in row["state"]["artifacts"]
+    ]

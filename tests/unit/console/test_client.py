@@ -10,8 +10,8 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from console.cli import connection
 from console.client import Connection, safe_name
+from console.terminal import connection, parameters
 
 HERE = Connection("http://127.0.0.1:8080", "key-of-the-local-stack")
 
@@ -47,6 +47,34 @@ def test_the_local_key_is_sent_to_nobody_else(capsys: pytest.CaptureFixture[str]
     with pytest.raises(typer.Exit):
         connection(lambda: HERE, "https://far.example", None)
     assert "No API key" in capsys.readouterr().err
+
+
+def test_an_operators_command_goes_with_the_operators_key() -> None:
+    here = Connection(HERE.url, HERE.api_key, "operators-key-of-the-local-stack")
+    assert connection(lambda: here, None, None, operator=True) == Connection(here.url, here.operator_key or "")
+    assert connection(lambda: here, None, "mine", operator=True) == Connection(here.url, "mine")
+    assert "operators-key" not in repr(here)
+
+
+def test_without_an_operators_key_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        connection(lambda: HERE, None, None, operator=True)
+    assert "SAFELIGHT_OPERATOR_KEY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("assigned", "expected"),
+    [
+        (["strength=0.5"], {"strength": 0.5}),
+        (["aspect=1:1"], {"aspect": "1:1"}),
+        (["style=warm-film", "on=true"], {"style": "warm-film", "on": True}),
+        (["text=a=b"], {"text": "a=b"}),
+        (['quoted="5"'], {"quoted": "5"}),
+        (None, {}),
+    ],
+)
+def test_a_parameter_is_json_where_it_reads_as_json(assigned: list[str] | None, expected: dict[str, object]) -> None:
+    assert parameters(assigned) == expected
 
 
 def test_without_a_stack_and_an_address_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

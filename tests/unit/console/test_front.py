@@ -5,9 +5,42 @@ from __future__ import annotations
 import re
 
 import pytest
+from starlette.routing import Match
 
-from console.front import passed_on
+from console.front import SERVICES, Door, passed_on, service_of
 from console.page import FILES, headers
+
+
+@pytest.mark.parametrize(
+    ("path", "service"),
+    [
+        ("/v1/uploads", "ingest"),
+        ("/v1/jobs", "output"),
+        ("/v1/jobs/7", "output"),
+        ("/v1/jobs/7/events", "output"),
+        ("/v1/jobs/7/phases/style/items", "output"),
+        ("/v1/jobs/cancel", "output"),
+        ("/v1/jobs//cancel", "output"),
+        ("/v1/jobs/7/cancel", "orchestrator"),
+        ("/v1/jobs/7/pause", "orchestrator"),
+        ("/v1/jobs/7/resume", "orchestrator"),
+        ("/v1/jobs/7/retry", "orchestrator"),
+        ("/v1/jobs/7/history", "orchestrator"),
+        ("/v1/jobs/7/artifacts/cancel", "output"),
+        ("/v1/batches/7/retry-failed", "orchestrator"),
+        ("/v1/dead-letters/replays/7/pause", "orchestrator"),
+        ("/v1/audit", "orchestrator"),
+        ("/v1/pipelines", None),
+        ("/v1/jobsters", None),
+        ("/live", None),
+    ],
+)
+def test_a_path_leads_to_one_service(path: str, service: str | None) -> None:
+    assert service_of(path) == service
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": ""}
+    router = Door(dict.fromkeys(SERVICES, "http://x.invalid")).router()
+    led = [getattr(route, "name", "") for route in router.routes if route.matches(scope)[0] is Match.FULL]
+    assert led[:1] == ([service] if service else []), "the first route that fits answers"
 
 
 @pytest.mark.parametrize(

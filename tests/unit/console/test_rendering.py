@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from console import rendering
-from console.jobs import Artifact, Error, Job, Phase
+from console.acting import History, Step
+from console.batches import Batch, Counts
+from console.jobs import Artifact, Error, ItemCounts, Job, Phase
 from console.submitting import Submission
 from contracts.jobs import Status
 
@@ -126,6 +128,44 @@ def test_one_job_shows_trace_phases_and_artifacts() -> None:
     shown = text(rendering.job_detail(job(trace_id="f" * 32, artifacts=(made,), phases=(Phase(name="crop"),)), NOW))
     for part in ("f" * 32, "variants.web.jpg", "20 × 10", "1,234", "crop"):
         assert part in shown
+
+
+def test_one_job_shows_what_it_waits_for_its_batch_and_its_items() -> None:
+    pages = Phase(name="pages", status=Status.RUNNING, items=ItemCounts(total=10, ended=4, gave_up=1))
+    told = job(phases=(pages,), batch_id=UUID(int=9), waiting_on="paused by operator:ops")
+    shown = text(rendering.job_detail(told, NOW))
+    for part in (str(UUID(int=9)), "paused by operator:ops", "4 of 10 items, 1 given up"):
+        assert part in shown
+
+
+def test_the_list_says_why_a_job_failed_or_what_it_waits_for() -> None:
+    failed = job(status=Status.FAILED, error=Error(code="IMAGE_CORRUPT"))
+    shown = text(rendering.job_list([failed, job(waiting_on="queued behind 40 jobs")], NOW))
+    assert "IMAGE_CORRUPT" in shown
+    assert "queued behind 40 jobs" in shown
+
+
+def test_a_batch_counts_its_jobs_and_says_how_far_it_is() -> None:
+    counts = Counts(total=9, running=2, succeeded=4, failed=1, dead=1, cancelled=1, degraded=3)
+    batch = Batch(id=UUID(int=9), name="[bold]gallery", created_at=T0, jobs=counts, fraction=0.75, eta_s=7200)
+    for shown in (text(rendering.batch_detail(batch)), text(rendering.batch_list([batch], NOW), width=120)):
+        for part in ("gallery", "75%", "2.0 h", "9"):
+            assert part in shown
+
+
+def test_the_history_is_a_line_per_decision() -> None:
+    steps = (Step(revision=1, at=T0, input="Begin", effects=("a", "b")), Step(revision=2, at=T0, input="Cancel"))
+    told = History(
+        job_id=UUID(int=7), pipeline="photo", pipeline_version=2, status=Status.CANCELLED, revision=2, steps=steps
+    )
+    shown = text(rendering.history(told, NOW))
+    for part in ("photo, version 2", "cancelled", "Begin", "Cancel"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(("span_s", "shown"), [(40, "40 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_a_duration_reads_at_a_glance(span_s: float, shown: str) -> None:
+    assert rendering.duration(span_s) == shown
 
 
 def test_the_list_of_jobs_fits_eighty_columns() -> None:

@@ -47,6 +47,12 @@ const json = async (path) => (await ask(path)).json();
 export const readJob = (id) => json(`/v1/jobs/${encodeURIComponent(id)}`);
 export const readJobs = (query) => json(`/v1/jobs?${new URLSearchParams(query)}`);
 
+/** Asks for `cancel`, `pause`, `resume` or `retry` of a job. The answer names the decision that was made. */
+export async function act(id, action) {
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" };
+  return (await ask(`/v1/jobs/${encodeURIComponent(id)}/${action}`, options)).json();
+}
+
 export const readEvents = (id, last, signal) =>
   ask(`/v1/jobs/${encodeURIComponent(id)}/events`, { signal, headers: last ? { "Last-Event-ID": last } : {} });
 

@@ -39,6 +39,9 @@ export function badge(job) {
 export const errorLine = (error) =>
   error ? el("p.bad", {}, el("code", {}, error.code), " ", error.detail) : null;
 
+/** Why nothing of it runs now. */
+export const waitLine = (job) => (job.waiting_on ? el("p.waits", {}, job.waiting_on) : null);
+
 const thumbOf = (job) =>
   job.artifacts.find((made) => made.name === "thumb.webp") ?? job.artifacts.find((made) => made.name === "thumb.jpg");
 
@@ -72,7 +75,7 @@ export function card(job, open) {
     element.dataset.state = stateOf(next);
     title.textContent = titleOf(next);
     button.setAttribute("aria-label", `${titleOf(next)}, ${next.status}: show details`);
-    told.replaceChildren(phaseRow(next), ...[errorLine(next.error)].filter(Boolean));
+    told.replaceChildren(phaseRow(next), ...[waitLine(next), errorLine(next.error)].filter(Boolean));
     const preview = previews.get(next.id);
     if (preview && !shown && picture.src !== preview.url) picture.src = preview.url;
     if (thumbOf(next)) onceSeen(element, showThumb);

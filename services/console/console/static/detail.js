@@ -1,38 +1,38 @@
 // One job, looked at closely: before and after, phases with their seconds, facts, outputs, trace.
 
-import { link } from "./api.js";
-import { badge, errorLine, phaseRow, previews, titleOf } from "./card.js";
+import { act, link } from "./api.js";
+import { badge, errorLine, phaseRow, previews, titleOf, waitLine } from "./card.js";
 import { byId, el } from "./dom.js";
-import { bytes, DEGRADED, isOver, MARKS, seconds, secondsOf, stateOf } from "./words.js";
+import { bytes, DEGRADED, isOver, itemsText, MARKS, seconds, secondsOf, stateOf } from "./words.js";
 
 const SHOWABLE = ["web.webp", "web.jpg"]; // the large variant, in a format that every browser shows
 
-let open = null; // { id, body, live, over, seen } of the job that is shown
+let open = null; // { id, job, body, live, over, acted } of the job that is shown
 
-export function show(job) {
+/** Shows a job. `acted(id, revision)` is called when it was asked to do something, with the decision that was made. */
+export function show(job, acted) {
   const dialog = byId("detail");
   const body = el("div.body");
   const close = el("button.quiet", { type: "button", onclick: () => dialog.close() }, "Close");
   const head = el("header", {}, el("h2", { id: "detail-title" }, titleOf(job)), close);
   dialog.replaceChildren(head, body);
-  open = { id: job.id, over: null, body };
+  open = { id: job.id, over: null, body, acted };
   update(job);
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
 }
 
-/** Redraws when this is the job that is shown. Pictures are made once, when the job is over. */
+/** Redraws when this is the job that is shown. Pictures and buttons are made once, and when the job is over. */
 export function update(job) {
-  const seen = JSON.stringify(job);
-  if (open?.id !== job.id || open.seen === seen) return;
-  open.seen = seen;
+  if (open?.id !== job.id || JSON.stringify(open.job) === JSON.stringify(job)) return;
+  open.job = job;
   if (open.over !== isOver(job)) {
     open.over = isOver(job);
     open.live = el("div");
-    open.body.replaceChildren(...[pictures(job), open.live].filter(Boolean));
+    open.body.replaceChildren(...[pictures(job), acts(job), open.live].filter(Boolean));
   }
   open.live.replaceChildren(
-    ...[head(job), errorLine(job.error), phases(job), outputs(job), facts(job)].filter(Boolean),
+    ...[head(job), waitLine(job), errorLine(job.error), phases(job), outputs(job), facts(job)].filter(Boolean),
   );
 }
 
@@ -83,8 +83,30 @@ function head(job) {
     ["Job", el("code", {}, job.id)],
     ["Trace", job.trace_id && el("span", {}, el("code", {}, job.trace_id), " ", navigator.clipboard ? copy : null)],
     ["Pipeline", job.pipeline_version == null ? job.pipeline : `${job.pipeline}, version ${job.pipeline_version}`],
+    ["Batch", job.batch_id && el("code", {}, job.batch_id)],
     ["Taken", seconds(secondsOf(job))],
   );
+}
+
+/** What can be asked of it: an open job to stop or to stand still, one that did not succeed to try again. */
+function acts(job) {
+  const again = job.status !== "succeeded" || job.degraded ? ["retry"] : [];
+  const names = isOver(job) ? again : ["pause", "resume", "cancel"];
+  if (!names.length) return null;
+  const refused = el("p.bad", { role: "alert" });
+  const { acted } = open;
+  const ask = async (name) => {
+    refused.replaceChildren();
+    try {
+      const { revision } = await act(job.id, name);
+      await acted(job.id, revision);
+    } catch (problem) {
+      refused.replaceChildren(el("code", {}, problem.code ?? "UNFORESEEN"), " ", problem.message);
+    }
+  };
+  const button = (name) =>
+    el("button.quiet", { type: "button", onclick: () => ask(name) }, name[0].toUpperCase() + name.slice(1));
+  return el("div.acts", {}, ...names.map(button), refused);
 }
 
 function phases(job) {
@@ -97,7 +119,7 @@ function phases(job) {
       el("th", { scope: "row" }, phase.name),
       el("td", { title: phase.degraded ? DEGRADED : null }, state(phase)),
       el("td.number", {}, timeOf(phase)),
-      el("td", {}, phase.engine ?? "", errorLine(phase.error)),
+      el("td", {}, phase.items ? itemsText(phase.items) : (phase.engine ?? ""), errorLine(phase.error)),
     );
   const head = ["Phase", "State", "Time", "Engine"].map((name) => el("th", { scope: "col" }, name));
   return section("Phases", el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...job.phases.map(row))));

@@ -1,4 +1,5 @@
-// Following a job: its event stream, and what each event makes of it. (The same fold as jobs.py.)
+// Following a job: its event stream, and what each event makes of it. The same fold as jobs.py: of the job,
+// and of each phase, the newest decision (`revision`) wins, in whatever order they are read.
 
 import { readEvents, readJob } from "./api.js";
 import { isOver } from "./words.js";
@@ -35,35 +36,56 @@ async function* chunks(stream) {
   }
 }
 
-const ended = (status) => (job, data) => ({ ...job, status, ended_at: data.at, degraded: !!data.degraded, error: errorOf(data) });
-
 const CHANGES = {
-  "job.v1.started": (job, data) => ({
-    ...job,
-    status: "running",
-    started_at: data.at,
-    phases: data.phases.map((name) => job.phases.find((phase) => phase.name === name) ?? { name, status: "queued" }),
-  }),
-  "job.v1.phasechanged": (job, data) =>
-    withPhase(job, data.phase, () => ({
-      ...data,
-      name: data.phase,
-      error: errorOf(data),
-      seconds:
-        data.status !== "skipped" && data.started_at && data.ended_at
-          ? (Date.parse(data.ended_at) - Date.parse(data.started_at)) / 1000
-          : null,
-    })),
+  "job.v1.started": (job, data) => {
+    const status = data.changes.some((change) => change.status === "running") ? "running" : "queued";
+    return moved({ ...phasesNamed(job, data), started_at: data.at }, data, status);
+  },
+  "job.v1.changed": (job, data) => moved(job, data, data.status),
+  "job.v1.reopened": (job, data) => moved(phasesNamed(job, data), data, data.status),
+  "job.v1.succeeded": (job, data) => moved(job, data, "succeeded", ending(data)),
+  "job.v1.failed": (job, data) => moved(job, data, "failed", ending(data)),
+  "job.v1.dead": (job, data) => moved(job, data, "dead", ending(data)),
+  "job.v1.cancelled": (job, data) => moved(job, data, "cancelled", ending(data)),
   "phase.v1.progressed": (job, data) =>
-    withPhase(job, data.phase, (phase) =>
-      phase.status === "running" && phase.attempt === data.attempt ? { ...phase, progress: data.fraction } : phase,
-    ),
-  "job.v1.succeeded": ended("succeeded"),
-  "job.v1.failed": ended("failed"),
-  "job.v1.dead": ended("dead"),
+    data.item
+      ? job
+      : withPhase(job, data.phase, (phase) =>
+          phase.status === "running" && phase.attempt === data.attempt ? { ...phase, progress: data.fraction } : phase,
+        ),
 };
 
 const errorOf = (data) => (data.code ? { code: data.code, detail: data.detail ?? "", phase: data.phase } : null);
+const ending = (data) => ({ ended_at: data.at, degraded: !!data.degraded, error: errorOf(data) });
+
+/** The job with its phases moved, and all that the newest decision alone says: what it does not, it takes back. */
+function moved(job, data, status, { ended_at = null, degraded = false, error = null } = {}) {
+  for (const change of data.changes) if (change.item == null) job = phaseChanged(job, change, data.revision);
+  const known = job.revision ?? 0;
+  const ends = isOver({ status }) && !isOver(job); // a job that ends as it begins is told by two events of one decision
+  if (data.revision < known || (data.revision === known && !ends)) return job;
+  return { ...job, status, revision: data.revision, waiting_on: data.waiting_on ?? null, ended_at, degraded, error };
+}
+
+function phasesNamed(job, data) {
+  if (job.phases.length && data.revision <= (job.revision ?? 0)) return job;
+  const known = new Map(job.phases.map((phase) => [phase.name, phase]));
+  return { ...job, phases: data.phases.map((name) => known.get(name) ?? { name, status: "queued", revision: 0 }) };
+}
+
+const phaseChanged = (job, change, revision) =>
+  withPhase(job, change.phase, (phase) => {
+    if (revision <= (phase.revision ?? 0)) return phase;
+    const { items, started_at: began, ended_at: over, status } = change;
+    return {
+      ...change,
+      name: change.phase,
+      revision,
+      error: errorOf(change),
+      progress: items?.total ? items.ended / items.total : status === "succeeded" ? 1 : null,
+      seconds: status !== "skipped" && began && over ? (Date.parse(over) - Date.parse(began)) / 1000 : null,
+    };
+  });
 
 const withPhase = (job, name, change) => ({
   ...job,

@@ -16,6 +16,8 @@ const FOLLOWED = 3;
 const A_PAGE = 24;
 const REFRESH_MS = 3000; // while jobs run that are not followed
 const LOOK_MS = 15000; // otherwise: somebody else may have submitted something
+const ACTED_MS = 200; // what is shown follows a decision within a moment: looked at so often, so many times
+const ACTED_LOOKS = 10;
 
 const cards = new Map(); // job id -> card, in the order of the list
 const followed = new Map(); // job id -> AbortController
@@ -82,7 +84,7 @@ function put(job, first) {
   if (known) {
     known.update(job);
   } else {
-    const made = card(job, (id) => detail.show(cards.get(id).job()));
+    const made = card(job, (id) => detail.show(cards.get(id).job(), acted));
     cards.set(job.id, made);
     byId("jobs")[first ? "prepend" : "append"](made.element);
   }
@@ -120,6 +122,17 @@ function watch(job) {
 
 async function accepted(answer) {
   put(await api.readJob(answer.job_id), true);
+  arrange();
+}
+
+/** Waits a moment for what was asked of a job to show, and follows the job if it is at work again. */
+async function acted(id, revision) {
+  for (let look = 0; look < ACTED_LOOKS; look++) {
+    const job = await api.readJob(id);
+    if (cards.has(id)) put(job, false);
+    if (job.revision >= revision) break;
+    await new Promise((done) => setTimeout(done, ACTED_MS));
+  }
   arrange();
 }
 

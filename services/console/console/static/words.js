@@ -41,10 +41,16 @@ export function bytes(size) {
   return `${(size / 1000 ** power).toFixed(power ? 1 : 0)} ${["B", "kB", "MB", "GB"][power]}`;
 }
 
+/** `3 of 10 items, 1 given up`. */
+export function itemsText({ total, ended, gave_up }) {
+  return `${ended} of ${total} items${gave_up ? `, ${gave_up} given up` : ""}`;
+}
+
 /** A phase as a sentence, for screen readers and tooltips. */
 export function phaseSentence(phase) {
   const parts = [`${phase.name}: ${phase.status}`];
   if (phase.status === "running" && phase.progress != null) parts.push(`${Math.round(phase.progress * 100)}%`);
+  if (phase.items) parts.push(itemsText(phase.items));
   if (phase.seconds != null) parts.push(seconds(phase.seconds));
   if (phase.degraded) parts.push(DEGRADED);
   if (phase.error) parts.push(`${phase.error.code}, ${phase.error.detail}`);

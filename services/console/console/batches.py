@@ -1,0 +1,70 @@
+"""Batches: jobs that were submitted together, counted together, stopped and tried again together."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from console.client import Client
+from console.jobs import Read
+
+
+class Act(StrEnum):
+    """What the API does with the jobs of a batch when it is asked by this name."""
+
+    CANCEL = "cancel"
+    RETRY_FAILED = "retry-failed"
+
+
+class Counts(Read):
+    """How many jobs of a batch are in each status. `degraded` are among those that succeeded."""
+
+    total: int = 0
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    dead: int = 0
+    cancelled: int = 0
+    degraded: int = 0
+
+
+class Batch(Read):
+    """A batch. `fraction` is how much of its work is over, 0..1; `eta_s` is how long the rest will take, in seconds."""
+
+    id: UUID
+    name: str | None = None
+    tenant: str | None = None
+    created_at: datetime
+    jobs: Counts = Counts()
+    fraction: float | None = None
+    eta_s: float | None = None
+    ended_at: datetime | None = None
+
+
+class Acted(Read):
+    """How many jobs of the batch something was done with."""
+
+    id: UUID
+    jobs: int
+
+
+async def create(api: Client, name: str) -> Batch:
+    """A new, empty batch. Uploads name it in their field `batch`."""
+    return Batch.model_validate(await api.post("/v1/batches", {"name": name}))
+
+
+async def newest(api: Client, limit: int) -> list[Batch]:
+    """The newest batches."""
+    return [Batch.model_validate(row) for row in await api.listed("/v1/batches", {}, limit)]
+
+
+async def show(api: Client, batch_id: UUID) -> Batch:
+    """One batch as it stands. Raises Refused (NOT_FOUND), Unreachable."""
+    return Batch.model_validate(await api.get(f"/v1/batches/{batch_id}"))
+
+
+async def act(api: Client, batch_id: UUID, what: Act, reason: str) -> Acted:
+    """Ask it of every job of the batch that it fits. Raises Refused (NOT_FOUND), Unreachable."""
+    return Acted.model_validate(await api.post(f"/v1/batches/{batch_id}/{what}", {"reason": reason}))
