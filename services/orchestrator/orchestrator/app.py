@@ -4,67 +4,99 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from fastapi import FastAPI
 
 from contracts import topology
 from orchestrator import api, store
+from orchestrator.api.asked import UseCases
+from orchestrator.capacity import Capacity
 from orchestrator.handlers import Handlers
-from orchestrator.machine.pipeline import mistakes
-from orchestrator.pipelines import CHANNELS, NOOP, PIPELINES
+from orchestrator.operations import Operations
+from orchestrator.pipelines import built_in, in_folder
+from orchestrator.replays import Replays
 from orchestrator.settings import Settings
 from orchestrator.shell import DUE_MAX, SOURCE, Shell
 from orchestrator.tables import INBOX, OUTBOX
+from orchestrator.watch import LOOK_EVERY_S, Watch
 from runtime import inbox, logs, postgres, service
 from runtime.outbox import Outbox
 from runtime.settle import consume_batches
 
-WAKE_EVERY_S = 0.8  # under the second within which a timer must fire
+TICK_S = 0.8  # under the second within which a timer must fire
+BATCH_MAX = 200  # inputs in a transaction: beyond that it gets no cheaper, only longer
 log = logs.get()
 
 
-class PipelineInvalid(Exception):
-    """A declared pipeline cannot run; the message says why."""
-
-
-async def _wake_forever(shell: Shell) -> None:
+async def _repeat(name: str, work: Callable[[], Awaitable[object]], wait: Callable[[], Awaitable[object]]) -> None:
+    """Do the work again and again, for ever."""
     while True:
         try:
-            while await shell.wake() == DUE_MAX:
-                pass
+            await work()
         except Exception as problem:  # the database is away: time goes on, so do we
-            log.warning("orchestrator.wake_failed", error=type(problem).__name__)
-        await asyncio.sleep(WAKE_EVERY_S)
+            log.warning("orchestrator.interrupted", work=name, error=type(problem).__name__)
+            await asyncio.sleep(TICK_S)
+        await wait()
+
+
+async def _tick() -> None:
+    await asyncio.sleep(TICK_S)
+
+
+async def _now_and_then() -> None:
+    await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _wake(shell: Shell) -> None:
+    await shell.look()
+    while await shell.wake() == DUE_MAX:
+        pass
+    shell.freed.set()  # what another replica freed, or let wait, is seen now at the latest
+
+
+async def _freed(shell: Shell) -> None:
+    await shell.freed.wait()
+    shell.freed.clear()
 
 
 @contextlib.asynccontextmanager
 async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     """Wire database, broker, shell and loops; what was opened is closed in reverse."""
-    declared = [p for p in PIPELINES if settings.bench_pipelines or p is not NOOP]
-    for pipeline in declared:
-        if wrong := mistakes(pipeline, frozenset(CHANNELS)):
-            raise PipelineInvalid(f"pipeline {pipeline.name}@{pipeline.version}: {'; '.join(wrong)}")
-    engine = postgres.create_engine(settings.postgres_url.get_secret_value(), service=SOURCE)
+    declared = built_in(bench=settings.bench_pipelines)
+    declared += in_folder(settings.pipelines_dir) if settings.pipelines_dir else []
+    url = settings.postgres_url.get_secret_value()
+    engine = postgres.create_engine(url, service=SOURCE, connections_max=10)
+    hot = postgres.create_engine(url, service=f"{SOURCE}-hot", connections_max=4, pre_ping=False)
     try:
         async with service.nats_broker(app, settings, SOURCE) as (_, nc):
             async with engine.begin() as conn:
                 known = await store.declare_pipelines(conn, declared)
             app.state.checks.append(partial(postgres.check, engine))
-            app.state.newest = {p.name: p for p in declared}
-            outbox = Outbox(engine, OUTBOX, nc.jetstream())
-            shell = Shell(engine, outbox, {(p.name, p.version): p for p in known})
-            handlers = Handlers(shell, app.state.newest)
+            js = nc.jetstream()
+            outbox = Outbox(engine, OUTBOX, js)
+            capacity = Capacity(settings.running_max, settings.tenant_weights)
+            shell = Shell(hot, outbox, {(p.name, p.version): p for p in known}, declared, capacity)
+            handlers = Handlers(shell, engine, js)
+            operations = Operations(shell)
+            replays = Replays(engine, js, shell, operations, settings.gpu_usd_per_s)
+            app.state.use_cases = UseCases(engine, shell, operations, replays)
             async with service.background(
-                consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs),
-                consume_batches(nc, topology.consumer("orchestrator-dead"), handlers.dead_commands),
-                _wake_forever(shell),
+                consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs, batch_max=BATCH_MAX),
+                consume_batches(nc, topology.consumer("orchestrator-dead"), handlers.dead_letters),
+                consume_batches(nc, topology.consumer("orchestrator-lost"), handlers.lost),
+                _repeat("wake", partial(_wake, shell), _tick),
+                _repeat("admit", shell.admit, partial(_freed, shell)),
+                _repeat("replay", replays.work, _tick),
+                _repeat("watch", Watch(engine, js).look, _now_and_then),
                 inbox.prune_forever(engine, INBOX, topology.EVENTS),
                 outbox.sweep_forever(),
             ):
                 yield
+            await handlers.drained()
     finally:
+        await hot.dispose()
         await engine.dispose()
 
 

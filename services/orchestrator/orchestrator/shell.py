@@ -5,31 +5,51 @@
 
 A batch is one transaction. A crash before the commit leaves nothing; a crash after it leaves
 outbox rows that the sweep publishes and inbox rows that refuse the redelivered messages.
+
+Three things move jobs, all through `_carry`: what arrives (`take`), time (`wake`), and room for
+units that waited for it (`admit`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
 from uuid import UUID
 
+import asyncpg
 from opentelemetry.trace import SpanKind
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import SafelightError
-from orchestrator import store
-from orchestrator.machine.decide import decide
-from orchestrator.machine.effects import Command, Effect
-from orchestrator.machine.inputs import Begin, Failed, Input, Succeeded, TimeReached
+from orchestrator import letters, store
+from orchestrator.capacity import Capacity
+from orchestrator.machine.decide import NO_LIMITS, Decision, decide
+from orchestrator.machine.effects import Bury, Command, Effect, Event, Stop
+from orchestrator.machine.inputs import (
+    Admitted,
+    Begin,
+    Deferred,
+    Failed,
+    Input,
+    Progressed,
+    Retry,
+    Succeeded,
+    TimeReached,
+)
+from orchestrator.machine.job import Job, Unit
 from orchestrator.machine.pipeline import Pipeline
-from orchestrator.pipelines import CHANNELS
-from orchestrator.store import Step, Stored
-from orchestrator.tables import INBOX
-from runtime import clock, inbox, logs, telemetry
+from orchestrator.pipelines import COMMANDS
+from orchestrator.store import Changes, Place, Step, Stored, Turn
+from runtime import clock, logs, postgres, telemetry
 from runtime.outbox import Outbox, Outgoing, outgoing
 
-SOURCE = "orchestrator"
-DUE_MAX = 200
+SOURCE: Final = "orchestrator"
+DUE_MAX: Final = 200
+ADMITTED_MAX: Final = 200
+TRIES: Final = 5  # against other replicas that take the same room; each is a fresh look
 log = logs.get()
 
 
@@ -43,97 +63,358 @@ class Arrived:
     traceparent: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an input did: the job after it (None: there is none), and why nothing changed, if so."""
+
+    stored: Stored | None
+    ignored: str | None
+
+
+_T = TypeVar("_T")
+Then = Callable[[asyncpg.Connection, Sequence[Answer]], Awaitable[None]]
+
+
+class _RoomTaken(Exception):
+    """Another replica has taken the room that this transaction counted on, or its picture is otherwise a wrong one."""
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """One try at a transaction. A `modest` one counts on no room: what it makes ready waits, so it cannot fail."""
+
+    conn: asyncpg.Connection
+    modest: bool
+    stirred: bool = False  # room was freed or units came to wait: admission has something to look at
+
+
+Lines = dict[UUID, dict[Unit, datetime]]  # by job: its units that wait for room, and since when
+
+
 class Shell:
     """The machine's hands: one database, one outbox, the pipelines that jobs pin."""
 
-    def __init__(self, engine: AsyncEngine, outbox: Outbox, pipelines: Mapping[tuple[str, int], Pipeline]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        outbox: Outbox,
+        pipelines: Mapping[tuple[str, int], Pipeline],
+        declared: Sequence[Pipeline],
+        capacity: Capacity | None = None,
+    ) -> None:
+        """`pipelines` are all that jobs may pin; of the `declared` ones new jobs use the newest version."""
         self._engine = engine
         self._outbox = outbox
-        self._pipelines = pipelines
+        self._pipelines = dict(pipelines)
+        self._newest = {p.name: p for p in sorted(declared, key=lambda p: p.version)}
+        self._capacity = capacity or Capacity()
+        self._capacity.in_force = self._in_force
+        self.freed = asyncio.Event()  # there may be room for units that wait
 
-    async def take(self, arrived: Sequence[Arrived]) -> None:
-        """Decide a batch of inputs and commit what follows. All or nothing."""
-        async with self._engine.begin() as conn:
-            fresh = await inbox.insert_new(conn, INBOX, [a.message_id for a in arrived if a.message_id])
-            todo = []
+    async def take(self, arrived: Sequence[Arrived], then: Then | None = None) -> list[Answer]:
+        """Decide a batch of inputs, commit what follows and publish it. All or nothing; answers are in their order.
+
+        `then` runs in the same transaction, when everything is written.
+        """
+        answers, messages = await self.commit(arrived, then)
+        await self.publish(messages)
+        return answers
+
+    async def commit(self, arrived: Sequence[Arrived], then: Then | None = None) -> tuple[list[Answer], list[Outgoing]]:
+        """As `take`, but the caller publishes."""
+        ids = [one.message_id for one in arrived if one.message_id]
+
+        async def work(this: _Transaction) -> tuple[list[Answer], list[Outgoing]]:
+            fresh, held = await store.take(this.conn, ids, {one.job_id for one in arrived})
+            todo: list[Arrived | None] = []
             for one in arrived:
-                if one.message_id in fresh:
-                    fresh.discard(one.message_id)  # twice in one batch is still once
-                    todo.append(one)
-            held = await store.load_for_update(conn, {one.job_id for one in todo})
-            messages = await self._decide(conn, todo, held)
-        await self._publish(messages)
+                todo.append(one if one.message_id is None or one.message_id in fresh else None)
+                fresh.discard(one.message_id or "")  # twice in one batch is still once
+            answers, messages = await self._carry(this, todo, held)
+            if then is not None:
+                await then(this.conn, answers)
+            return answers, messages
+
+        return await self._transact(work)
 
     async def wake(self) -> int:
         """Let time reach every job whose moment has come. Returns how many jobs that were."""
         now = clock.now()
-        async with self._engine.begin() as conn:
-            held = await store.lock_due(conn, now, DUE_MAX)
-            due = [Arrived(id_, TimeReached(now), None, stored.job.traceparent) for id_, stored in held.items()]
-            messages = await self._decide(conn, due, held)
-        await self._publish(messages)
+        due: list[Arrived] = []
+
+        async def work(this: _Transaction) -> list[Outgoing]:
+            held = await store.lock_due(this.conn, now, DUE_MAX)
+            due[:] = [Arrived(id_, TimeReached(now), None, stored.job.traceparent) for id_, stored in held.items()]
+            _, messages = await self._carry(this, due, held)
+            return messages
+
+        try:
+            await self.publish(await self._transact(work))
+        except SafelightError:
+            raise
+        except Exception:
+            if not due:
+                raise
+            return await self._each_alone(due)
         return len(due)
 
-    async def _decide(self, conn: AsyncConnection, todo: Sequence[Arrived], held: dict[UUID, Stored]) -> list[Outgoing]:
-        now_held = dict(held)
-        messages: list[Outgoing] = []
-        steps: list[Step] = []
-        for one in todo:
-            before = now_held.get(one.job_id)
-            revision = before.revision + 1 if before else 1
-            pipeline = self._pinned(before)
-            with telemetry.span(
-                f"decide {_kind(one.given)}",
-                traceparent=one.traceparent,
-                kind=SpanKind.CONSUMER,
-                attributes={"safelight.job": str(one.job_id), "safelight.revision": revision},
-            ) as span:
-                decision = decide(before.job if before else None, revision, pipeline, one.given)
-                if decision.ignored or decision.job is None:
-                    span.set_attribute("safelight.ignored", decision.ignored or "")
-                    log.info("job.input_ignored", job=str(one.job_id), input=_name(one.given), why=decision.ignored)
-                    continue
-                sent = _outgoing(one.job_id, revision, decision.effects)
-            now_held[one.job_id] = Stored(decision.job, revision)
-            messages += sent
-            steps.append(Step(one.job_id, revision, one.given.at, _name(one.given), [m.message_id for m in sent]))
-        changed = [stored for id_, stored in now_held.items() if held.get(id_) is not stored]
-        await store.insert_jobs(conn, [s for s in changed if s.job.id not in held])
-        old = [s for s in changed if s.job.id in held]
-        await store.save_if_revision(conn, old, [held[s.job.id].revision for s in old])
-        await store.append_history(conn, steps)
-        await self._outbox.add(conn, messages)
-        return messages
+    async def _each_alone(self, due: Sequence[Arrived]) -> int:
+        """One job that nobody can decide must not hold up the clocks of all others."""
+        reached = 0
+        for one in due:
+            try:
+                await self.take([one])
+                reached += 1
+            except SafelightError:
+                raise
+            except Exception as problem:
+                log.error("job.undecidable", job=str(one.job_id), exc_info=problem)
+        return reached
 
-    def _pinned(self, stored: Stored | None) -> Pipeline | None:
-        return self._pipelines.get((stored.job.pipeline, stored.job.pipeline_version)) if stored else None
+    async def admit(self) -> int:
+        """Give the room that there is to units that wait for it, fairly. Returns how many got some."""
+        admitted = 0
+        if not self._capacity.known:
+            await self.look()
+        for name, phase in list(self._capacity.crowded()):
+            if self._in_force(name, phase) is None:
+                await self._learn_pipelines()  # a newer replica has declared it, and may be gone
+            turns = self._capacity.next_turns((name, phase), ADMITTED_MAX)
+            for lane, tenant, count in turns:
 
-    async def _publish(self, messages: Sequence[Outgoing]) -> None:
+                async def work(
+                    this: _Transaction,
+                    line: tuple[str, str, str, str] = (name, phase, lane, tenant),
+                    most: int = count,
+                ) -> tuple[int, list[Outgoing]]:
+                    held, items = await store.lock_next(this.conn, *line, most)
+                    if not items:  # others are at these jobs, or some were deleted by hand: then the count is wrong
+                        await store.recount_line(this.conn, *line)
+                        self._capacity.known = False
+                    now = clock.now()
+                    phase_, todo = line[1], []
+                    for id_, waiting in items.items():
+                        units: tuple[Unit, ...] = tuple((phase_, item or None) for item in waiting)
+                        todo.append(Arrived(id_, Admitted(units, now), None, held[id_].job.traceparent))
+                    answers, messages = await self._carry(this, todo, held)
+                    return sum(1 for answer in answers if not answer.ignored), messages
+
+                got, messages = await self._transact(work)
+                admitted += got
+                await self.publish(messages)
+        if admitted:
+            self.freed.set()  # there may have been room for more than one round takes
+        return admitted
+
+    async def read(self, job_id: UUID) -> tuple[Stored, Pipeline | None] | None:
+        """A job as it is now, and the pipeline that it pins."""
+        async with postgres.transaction(self._engine) as conn:
+            stored = await store.read(conn, job_id)
+        return (stored, await self.pinned(stored.job)) if stored else None
+
+    def newest(self, name: str) -> Pipeline | None:
+        """The version of a pipeline that new jobs pin."""
+        return self._newest.get(name)
+
+    def newest_of_all(self) -> list[Pipeline]:
+        """The newest version of each pipeline."""
+        return list(self._newest.values())
+
+    async def pinned(self, job: Job) -> Pipeline | None:
+        """The definition that a job pins."""
+        return await self.definition(job.pipeline, job.pipeline_version)
+
+    async def definition(self, name: str, version: int) -> Pipeline | None:
+        """A version of a pipeline; one that a newer replica declared is read from the table."""
+        key = (name, version)
+        if key not in self._pipelines and version:
+            await self._learn_pipelines()
+        return self._pipelines.get(key)
+
+    async def _learn_pipelines(self) -> None:
+        async with self._engine.connect() as conn:
+            known = await store.known_pipelines(conn)
+        self._pipelines |= {(p.name, p.version): p for p in known if (p.name, p.version) not in self._pipelines}
+
+    def _in_force(self, name: str, phase: str) -> Pipeline | None:
+        """The definition whose limits hold for a phase: the newest that new jobs may pin, else that has the phase."""
+        newest = self._newest.get(name)
+        if newest is not None and newest.has(phase):
+            return newest
+        others = [p for p in self._pipelines.values() if p.name == name and p.has(phase)]
+        return max(others, key=lambda p: p.version, default=None)
+
+    async def look(self) -> None:
+        """Learn how much room there is from the database."""
+        async with postgres.transaction(self._engine) as conn:
+            self._capacity.learn(*await store.counts(conn))
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish what was committed; what the broker does not confirm is left to the sweep."""
         try:
             await self._outbox.flush(messages)
-        except SafelightError as problem:  # committed already: the sweep will publish
+        except SafelightError as problem:
             log.warning("outbox.left_to_sweep", code=problem.code, messages=len(messages))
 
+    # -- one transaction ----------------------------------------------------------------------
 
-def _outgoing(job_id: UUID, revision: int, effects: Sequence[Effect]) -> list[Outgoing]:
+    async def _transact(self, work: Callable[[_Transaction], Awaitable[_T]]) -> _T:
+        for left in reversed(range(TRIES)):
+            if not self._capacity.known:
+                await self.look()
+            try:
+                async with postgres.transaction(self._engine) as conn:
+                    this = _Transaction(conn, modest=not left)
+                    done = await work(this)
+            except _RoomTaken:
+                self._capacity.known = False
+            except BaseException:
+                self._capacity.known = False  # it has counted what never happened
+                raise
+            else:
+                if this.stirred:
+                    self.freed.set()  # not before the commit: admission would not see it
+                return done
+        raise AssertionError("a modest transaction takes no room")
+
+    async def _carry(
+        self, this: _Transaction, todo: Sequence[Arrived | None], held: Mapping[UUID, Stored]
+    ) -> tuple[list[Answer], list[Outgoing]]:
+        """Decide each input in turn (None: a duplicate) and write everything down."""
+        held_now = dict(held)
+        outs = {id_: stored.job.out() for id_, stored in held.items()}
+        lines: Lines = {id_: stored.job.ready() for id_, stored in held.items()}
+        before_lines = dict(lines)
+        answers: list[Answer] = []
+        messages: list[Outgoing] = []
+        steps: list[Step] = []
+        buried: list[letters.Letter] = []
+        running: dict[Place, int] = {}
+        for one in todo:
+            if one is None:
+                answers.append(Answer(None, "the message was taken before"))
+                continue
+            before = held_now.get(one.job_id)
+            pipeline = await self._pipeline_for(one.given, before)
+            revision = before.revision + 1 if before else 1
+            decision, parent = self._decided(one, before, revision, pipeline, modest=this.modest)
+            if decision.ignored or decision.job is None:
+                log.info("job.input_ignored", job=str(one.job_id), input=_name(one.given), why=decision.ignored)
+                answers.append(Answer(before, decision.ignored or ""))
+                continue
+            job = decision.job
+            after = Stored(job, revision)
+            out, ready = job.out(), job.ready()
+            self._capacity.move(job, outs.get(job.id, {}), out, running)
+            self._capacity.queue(job, lines.get(job.id, {}), ready)
+            outs[job.id], lines[job.id] = out, ready
+            held_now[job.id] = after
+            sent = _outgoing(job, revision, decision.effects, parent)
+            messages += sent
+            buried += [letters.letter(job, revision, e, one.given.at) for e in decision.effects if isinstance(e, Bury)]
+            steps.append(Step(job.id, revision, one.given.at, _name(one.given), [m.message_id for m in sent]))
+            answers.append(Answer(after, None))
+        if not steps:
+            return answers, messages
+        changed = [stored for id_, stored in held_now.items() if held.get(id_) is not stored]
+        if batches := {(s.job.tenant, s.job.batch_id) for s in changed if s.job.batch_id and s.job.id not in held}:
+            await store.know_batches(this.conn, batches)
+        running = {place: by for place, by in running.items() if by}
+        if new := self._capacity.without_row(running):
+            await store.open_places(this.conn, new)
+        jobs = [(held[s.job.id].revision if s.job.id in held else 0, s) for s in changed]
+        counts = await store.write(this.conn, Changes(jobs, steps, messages, running))
+        if len(counts) < len(running) or self._capacity.overdrawn(running, counts):
+            raise _RoomTaken
+        self._capacity.correct(counts)
+        come, gone = _turns(changed, before_lines, lines)
+        await store.change_waiting(this.conn, come, gone)
+        if buried:
+            await letters.bury(this.conn, buried)
+        this.stirred |= bool(come) or any(by < 0 for by in running.values())
+        return answers, messages
+
+    async def _pipeline_for(self, given: Input, before: Stored | None) -> Pipeline | None:
+        if before is not None:
+            return self._pipelines.get((before.job.pipeline, before.job.pipeline_version)) or await self.pinned(
+                before.job
+            )
+        return given.pipeline if isinstance(given, Begin) else None
+
+    def _decided(
+        self, one: Arrived, before: Stored | None, revision: int, pipeline: Pipeline | None, *, modest: bool
+    ) -> tuple[Decision, str]:
+        """The decision, and the trace that what follows belongs to."""
+        job = before.job if before else None
+        target = one.given.pipeline if isinstance(one.given, Begin | Retry) else pipeline
+        tenant = one.given.upload.tenant if isinstance(one.given, Begin) else job.tenant if job else ""
+        waited = isinstance(one.given, Admitted)
+        rooms = self._capacity.rooms(tenant, target, waited=waited, closed=modest) if target else NO_LIMITS
+        parent = one.traceparent or (job.traceparent if job else None)
+        if not telemetry.exports():
+            return decide(job, revision, pipeline, one.given, rooms), parent or ""
+        with telemetry.span(
+            f"decide {type(one.given).__name__}",
+            traceparent=parent,
+            kind=SpanKind.CONSUMER,
+            attributes={"safelight.job": str(one.job_id), "safelight.revision": revision},
+        ) as span:
+            decision = decide(job, revision, pipeline, one.given, rooms)
+            if decision.ignored:
+                span.set_attribute("safelight.ignored", decision.ignored)
+            return decision, telemetry.traceparent() or ""
+
+
+def _turns(changed: Sequence[Stored], before: Lines, after: Lines) -> tuple[list[Turn], list[Turn]]:
+    """The rows of `waiting` that come and go with these jobs."""
+    come: list[Turn] = []
+    gone: list[Turn] = []
+    for stored in changed:
+        was, now = before.get(stored.job.id, {}), after[stored.job.id]
+        if was or now:
+            come += [_turn(stored.job, unit, at) for unit, at in now.items() if was.get(unit) != at]
+            gone += [_turn(stored.job, unit, at) for unit, at in was.items() if now.get(unit) != at]
+    return come, gone
+
+
+def _turn(job: Job, unit: Unit, ready_at: datetime) -> Turn:
+    phase, item = unit
+    return (job.id, phase, item or "", job.pipeline, job.tenant, job.lane, ready_at)
+
+
+def _outgoing(job: Job, revision: int, effects: Sequence[Effect], parent: str) -> list[Outgoing]:
     sent = []
-    for n, effect in enumerate(effects):
-        if isinstance(effect, Command):
-            key = effect.message.key
-            sent.append(outgoing(CHANNELS[effect.subject], effect.message, message_id=key, key=key, source=SOURCE))
-        else:
-            event_id = f"{job_id}.{revision}.{n}"
-            sent.append(outgoing(effect.channel, effect.message, message_id=event_id, key=str(job_id), source=SOURCE))
+    events = 0
+    for effect in effects:
+        match effect:
+            case Command(name, message):
+                key = message.key
+                channel = COMMANDS[name].channel
+                sent.append(outgoing(channel, message, message_id=key, key=key, source=SOURCE, traceparent=parent))
+            case Stop(name, message):
+                stop = COMMANDS[name].stop
+                if stop is not None:
+                    key, id_ = message.key, f"{message.key}.stop"
+                    sent.append(outgoing(stop, message, message_id=id_, key=key, source=SOURCE, traceparent=parent))
+            case Event(channel, message):
+                id_ = f"{job.id}.{revision}.{events}"
+                events += 1
+                sent.append(
+                    outgoing(channel, message, message_id=id_, key=str(job.id), source=SOURCE, traceparent=parent)
+                )
+            case Bury():
+                pass
     return sent
 
 
-def _kind(given: Input) -> str:
-    return type(given).__name__
-
-
 def _name(given: Input) -> str:
+    """An input as history tells it, e.g. "Succeeded analyze.1"."""
+    kind = type(given).__name__
     match given:
-        case Succeeded(outcome=outcome) | Failed(outcome=outcome):
-            return f"{_kind(given)} {outcome.phase}.{outcome.attempt}"
-        case Begin() | TimeReached():
-            return _kind(given)
+        case Succeeded(outcome) | Failed(outcome) | Deferred(outcome) | Progressed(outcome):
+            unit = f"{outcome.phase}.{outcome.item}" if outcome.item else outcome.phase
+            return f"{kind} {unit}.{outcome.attempt}"
+        case Admitted(units):
+            return f"{kind} {' '.join(f'{phase}.{item}' if item else phase for phase, item in units)}"
+        case _:
+            return kind

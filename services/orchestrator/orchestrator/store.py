@@ -1,15 +1,20 @@
-"""The orchestrator's rows. Set-based: a batch of jobs costs the same few statements as one."""
+"""The orchestrator's rows on the hot path. A batch of jobs costs the same two statements as one.
+
+Everything here runs in the caller's transaction, on asyncpg itself.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from pydantic import TypeAdapter
+import asyncpg
+import msgspec
+from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,9 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator.machine.job import Job
 from orchestrator.machine.pipeline import Pipeline
 from orchestrator.tables import PIPELINES
+from runtime.outbox import Outgoing, parcel
 
-_JOB: Final = TypeAdapter(Job)
 _PIPELINE: Final = TypeAdapter(Pipeline)
+_READ: Final = msgspec.json.Decoder(Job, dec_hook=lambda kind, value: kind.__pydantic_validator__.validate_python(value))
+_WRITE: Final = msgspec.json.Encoder(enc_hook=lambda model: model.__dict__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,103 +48,261 @@ class Step:
     effects: Sequence[str]
 
 
+Place = tuple[str, str, str]  # pipeline, phase, tenant: what is counted
+Counted = Mapping[Place, int]
+Turn = tuple[UUID, str, str, str, str, str, datetime]  # a row of `waiting`
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one transaction writes down: pairs of a job's revision before (0: there was none) and the job after."""
+
+    jobs: Sequence[tuple[int, Stored]] = ()
+    steps: Sequence[Step] = ()
+    messages: Sequence[Outgoing] = ()
+    running: Counted = field(default_factory=dict)  # by how much the counts change
+
+
 class RevisionConflict(Exception):
     """Another process changed a job that this one holds: a defect of locking, so nothing is committed."""
 
 
-async def load_for_update(conn: AsyncConnection, ids: Iterable[UUID]) -> dict[UUID, Stored]:
-    """Lock and read jobs in the order of their ids, so that two batches never wait for each other in a circle."""
-    rows = await conn.exec_driver_sql(
-        "SELECT id, revision, state::text AS state FROM orchestrator.jobs WHERE id = ANY($1::uuid[]) "
-        "ORDER BY id FOR UPDATE",
-        (list(ids),),
+async def take(
+    conn: asyncpg.Connection, message_ids: Iterable[str], job_ids: Iterable[UUID]
+) -> tuple[set[str], dict[UUID, Stored]]:
+    """Take messages in, and lock and read their jobs. Returns the ids that were new, and the jobs that there are.
+
+    Ids are sorted, so that two batches never wait for each other in a circle.
+    """
+    rows = await conn.fetch(
+        "WITH fresh AS (INSERT INTO orchestrator.inbox (message_id) SELECT * FROM unnest($1::text[]) "
+        "ON CONFLICT DO NOTHING RETURNING message_id), "
+        "held AS (SELECT id, revision, state::text FROM orchestrator.jobs WHERE id = ANY($2::uuid[]) "
+        "ORDER BY id FOR UPDATE) "
+        "SELECT message_id, NULL::uuid AS id, NULL::int AS revision, NULL AS state FROM fresh "
+        "UNION ALL SELECT NULL, id, revision, state FROM held",
+        sorted(set(message_ids)),
+        sorted(set(job_ids)),
     )
-    return {row["id"]: Stored(_JOB.validate_json(row["state"]), row["revision"]) for row in rows.mappings()}
+    fresh = {row[0] for row in rows if row[0] is not None}
+    return fresh, {row[1]: _stored(row[2], row[3]) for row in rows if row[1] is not None}
 
 
-async def lock_due(conn: AsyncConnection, now: datetime, most: int) -> dict[UUID, Stored]:
+async def lock_due(conn: asyncpg.Connection, now: datetime, most: int) -> dict[UUID, Stored]:
     """Lock and read jobs whose `wake_at` has come, passing over those that somebody else is at."""
-    rows = await conn.exec_driver_sql(
-        "SELECT id, revision, state::text AS state FROM orchestrator.jobs WHERE wake_at <= $1 "
+    rows = await conn.fetch(
+        "SELECT id, revision, state::text FROM orchestrator.jobs WHERE wake_at <= $1 "
         "ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED",
-        (now, most),
+        now,
+        most,
     )
-    return {row["id"]: Stored(_JOB.validate_json(row["state"]), row["revision"]) for row in rows.mappings()}
+    return {id_: _stored(revision, state) for id_, revision, state in rows}
 
 
-async def insert_jobs(conn: AsyncConnection, stored: Sequence[Stored]) -> None:
-    """Insert jobs that began in this transaction."""
-    if not stored:
-        return
-    await conn.exec_driver_sql(
-        "INSERT INTO orchestrator.jobs (id, tenant, pipeline, pipeline_version, status, revision, state, wake_at, "
-        "created_at, ended_at) SELECT id, tenant, pipeline, pipeline_version, status, revision, state::jsonb, wake_at, "
-        "created_at, ended_at FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::int[], "
-        "$7::text[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[]) AS rows (id, tenant, pipeline, "
-        "pipeline_version, status, revision, state, wake_at, created_at, ended_at)",
-        (
-            [s.job.id for s in stored],
-            [s.job.tenant for s in stored],
-            [s.job.pipeline for s in stored],
-            [s.job.pipeline_version for s in stored],
-            [str(s.job.status) for s in stored],
-            [s.revision for s in stored],
-            [_JOB.dump_json(s.job).decode() for s in stored],
-            [s.job.wake_at for s in stored],
-            [s.job.created_at for s in stored],
-            [s.job.ended_at for s in stored],
-        ),
+async def lock_next(
+    conn: asyncpg.Connection, pipeline: str, phase: str, lane: str, tenant: str, most: int
+) -> tuple[dict[UUID, Stored], dict[UUID, list[str]]]:
+    """Lock and read the jobs whose units have waited longest in this line, and the items of each ("" for none)."""
+    rows = await conn.fetch(
+        "SELECT w.item, j.id, j.revision, j.state::text FROM orchestrator.waiting w "
+        "JOIN orchestrator.jobs j ON j.id = w.job_id "
+        "WHERE w.pipeline = $1 AND w.phase = $2 AND w.lane = $3 AND w.tenant = $4 "
+        "ORDER BY w.ready_at LIMIT $5 FOR UPDATE OF j SKIP LOCKED",  # whoever holds a job changes its turns
+        pipeline,
+        phase,
+        lane,
+        tenant,
+        most,
     )
+    held: dict[UUID, Stored] = {}
+    items: dict[UUID, list[str]] = {}
+    for item, id_, revision, state in rows:
+        if id_ not in held:
+            held[id_] = _stored(revision, state)
+        items.setdefault(id_, []).append(item)
+    return held, items
 
 
-async def save_if_revision(conn: AsyncConnection, stored: Sequence[Stored], revisions_before: Sequence[int]) -> None:
-    """Update jobs that still have the revision they were read with.
+async def read(conn: asyncpg.Connection, id_: UUID) -> Stored | None:
+    """A job as it is now, without a lock."""
+    return (await read_many(conn, [id_])).get(id_)
+
+
+async def read_many(conn: asyncpg.Connection, ids: Sequence[UUID]) -> dict[UUID, Stored]:
+    """Jobs as they are now, without a lock; those that there are."""
+    rows = await conn.fetch("SELECT id, revision, state::text FROM orchestrator.jobs WHERE id = ANY($1::uuid[])", ids)
+    return {id_: _stored(revision, state) for id_, revision, state in rows}
+
+
+async def newest_succeeded(conn: asyncpg.Connection, pipeline: str, most: int) -> list[Job]:
+    """The jobs of a pipeline that succeeded last, whatever its version."""
+    rows = await conn.fetch(
+        "SELECT revision, state::text FROM orchestrator.jobs WHERE pipeline = $1 AND status = 'succeeded' "
+        "ORDER BY ended_at DESC LIMIT $2",
+        pipeline,
+        most,
+    )
+    return [_stored(revision, state).job for revision, state in rows]
+
+
+def _stored(revision: int, state: str) -> Stored:
+    return Stored(_READ.decode(state), revision)
+
+
+_JOB: Final = (
+    "id, tenant, pipeline, pipeline_version, batch_id, status, degraded, revision, state, wake_at, created_at, ended_at"
+)
+_WRITE_ALL: Final = f"""
+WITH rows AS (
+    SELECT * FROM unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::uuid[], $7::text[], $8::bool[],
+        $9::int[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[]) AS r (before, {_JOB})
+), begun AS (
+    INSERT INTO orchestrator.jobs ({_JOB})
+    SELECT {_JOB.replace("state", "state::json")} FROM rows WHERE before = 0
+), changed AS (
+    UPDATE orchestrator.jobs SET pipeline_version = r.pipeline_version, status = r.status, degraded = r.degraded,
+        revision = r.revision, state = r.state::json, wake_at = r.wake_at, ended_at = r.ended_at
+    FROM rows r WHERE r.before > 0 AND jobs.id = r.id AND jobs.revision = r.before RETURNING 1
+), told AS (
+    INSERT INTO orchestrator.history (job_id, revision, at, input, effects)
+    SELECT job_id, revision, at, input, effects::json
+    FROM unnest($14::uuid[], $15::int[], $16::timestamptz[], $17::text[], $18::text[])
+    AS s (job_id, revision, at, input, effects)
+), sent AS (
+    INSERT INTO orchestrator.outbox (id, message_ids, subjects, headers, bodies)
+    SELECT $19::text, $20::text[], $21::text[], $22::text[], $23::bytea[] WHERE $19::text IS NOT NULL
+    ON CONFLICT DO NOTHING
+), more AS (
+    SELECT * FROM unnest($24::text[], $25::text[], $26::text[], $27::int[]) AS d (pipeline, phase, tenant, delta)
+), locked AS (
+    SELECT pipeline, phase, tenant, delta FROM orchestrator.running JOIN more USING (pipeline, phase, tenant)
+    ORDER BY 1, 2, 3 FOR UPDATE OF running
+), counted AS (
+    UPDATE orchestrator.running SET count = running.count + l.delta FROM locked l
+    WHERE (running.pipeline, running.phase, running.tenant) = (l.pipeline, l.phase, l.tenant)
+    RETURNING running.pipeline, running.phase, running.tenant, running.count
+)
+SELECT NULL, NULL, NULL, count(*)::int FROM changed UNION ALL SELECT * FROM counted
+"""
+_NO_PARCEL: Final[tuple[None, list[str], list[str], list[str], list[bytes]]] = (None, [], [], [], [])
+
+
+async def write(conn: asyncpg.Connection, changes: Changes) -> dict[Place, int]:
+    """Write a transaction's changes down in one statement. Returns the counts that it changed, as they are now.
+
+    A place that was never counted must have a row: see `open_places`.
 
     Raises:
-        RevisionConflict: at least one has another.
+        RevisionConflict: at least one job has another revision than it was read with.
     """
-    if not stored:
-        return
-    done = await conn.exec_driver_sql(
-        "UPDATE orchestrator.jobs SET status = rows.status, revision = rows.revision, state = rows.state::jsonb, "
-        "wake_at = rows.wake_at, ended_at = rows.ended_at FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], "
-        "$5::text[], $6::timestamptz[], $7::timestamptz[]) AS rows (id, before, status, revision, state, wake_at, "
-        "ended_at) WHERE jobs.id = rows.id AND jobs.revision = rows.before",
-        (
-            [s.job.id for s in stored],
-            list(revisions_before),
-            [str(s.job.status) for s in stored],
-            [s.revision for s in stored],
-            [_JOB.dump_json(s.job).decode() for s in stored],
-            [s.job.wake_at for s in stored],
-            [s.job.ended_at for s in stored],
-        ),
+    jobs = changes.jobs
+    steps = changes.steps
+    after = [stored for _, stored in jobs]
+    rows = await conn.fetch(
+        _WRITE_ALL,
+        [before for before, _ in jobs],
+        [s.job.id for s in after],
+        [s.job.tenant for s in after],
+        [s.job.pipeline for s in after],
+        [s.job.pipeline_version for s in after],
+        [s.job.batch_id for s in after],
+        [s.job.status.value for s in after],
+        [s.job.status.is_terminal and s.job.degraded for s in after],
+        [s.revision for s in after],
+        [_WRITE.encode(s.job).decode() for s in after],
+        [s.job.wake_at for s in after],
+        [s.job.created_at for s in after],
+        [s.job.ended_at for s in after],
+        [s.job_id for s in steps],
+        [s.revision for s in steps],
+        [s.at for s in steps],
+        [s.input for s in steps],
+        [json.dumps(s.effects) for s in steps],
+        *(parcel(changes.messages) if changes.messages else _NO_PARCEL),
+        [place[0] for place in changes.running],
+        [place[1] for place in changes.running],
+        [place[2] for place in changes.running],
+        list(changes.running.values()),
     )
-    if done.rowcount != len(stored):
-        raise RevisionConflict(f"{len(stored) - done.rowcount} of {len(stored)} jobs were changed by somebody else")
+    expected = sum(1 for before, _ in jobs if before)
+    if rows[0][3] != expected:
+        raise RevisionConflict(f"{expected - rows[0][3]} of {expected} jobs were changed by somebody else")
+    return {(row[0], row[1], row[2]): row[3] for row in rows[1:]}
 
 
-async def append_history(conn: AsyncConnection, steps: Sequence[Step]) -> None:
-    """Write down what happened and what it caused."""
-    if not steps:
+async def open_places(conn: asyncpg.Connection, places: Iterable[Place]) -> None:
+    """Give places that were never counted a row."""
+    await conn.executemany(
+        "INSERT INTO orchestrator.running (pipeline, phase, tenant, count) VALUES ($1, $2, $3, 0) "
+        "ON CONFLICT DO NOTHING",
+        sorted(places),
+    )
+
+
+async def counts(conn: asyncpg.Connection) -> tuple[dict[Place, int], dict[tuple[str, str, str, str], int]]:
+    """How many commands are out (pipeline, phase, tenant) and how many units wait (pipeline, phase, lane, tenant)."""
+    running = await conn.fetch("SELECT pipeline, phase, tenant, count FROM orchestrator.running")
+    waiting = await conn.fetch(
+        "SELECT pipeline, phase, lane, tenant, count FROM orchestrator.waiting_counts WHERE count > 0"
+    )
+    return {tuple(row[:3]): row[3] for row in running}, {tuple(row[:4]): row[4] for row in waiting}
+
+
+async def change_waiting(conn: asyncpg.Connection, come: Sequence[Turn], gone: Sequence[Turn]) -> None:
+    """Let units wait in their lines, and others leave them."""
+    if not come and not gone:
         return
-    await conn.exec_driver_sql(
-        "INSERT INTO orchestrator.history (job_id, revision, at, input, effects) "
-        "SELECT job_id, revision, at, input, ARRAY(SELECT jsonb_array_elements_text(effects::jsonb)) "
-        "FROM unnest($1::uuid[], $2::int[], $3::timestamptz[], $4::text[], $5::text[]) "
-        "AS rows (job_id, revision, at, input, effects)",
-        (
-            [s.job_id for s in steps],
-            [s.revision for s in steps],
-            [s.at for s in steps],
-            [s.input for s in steps],
-            [json.dumps(list(s.effects)) for s in steps],
-        ),
+    lines: dict[tuple[str, str, str, str], int] = {}
+    for turns, by in ((come, 1), (gone, -1)):
+        for _, phase, _, pipeline, tenant, lane, _ in turns:
+            line = (pipeline, phase, lane, tenant)
+            lines[line] = lines.get(line, 0) + by
+    await conn.executemany(
+        "INSERT INTO orchestrator.waiting_counts AS c (pipeline, phase, lane, tenant, count) "
+        "VALUES ($1, $2, $3, $4, GREATEST($5, 0)) ON CONFLICT (pipeline, phase, lane, tenant) "
+        "DO UPDATE SET count = c.count + $5",
+        [(*line, by) for line, by in sorted(lines.items())],
+    )
+    if gone:
+        await conn.execute(
+            "DELETE FROM orchestrator.waiting w "
+            "USING unnest($1::uuid[], $2::text[], $3::text[]) AS g (job_id, phase, item) "
+            "WHERE (w.job_id, w.phase, w.item) = (g.job_id, g.phase, g.item)",
+            *([turn[n] for turn in gone] for n in range(3)),
+        )
+    if come:
+        await conn.copy_records_to_table(
+            "waiting",
+            schema_name="orchestrator",
+            columns=["job_id", "phase", "item", "pipeline", "tenant", "lane", "ready_at"],
+            records=come,
+        )
+
+
+async def recount_line(conn: asyncpg.Connection, pipeline: str, phase: str, lane: str, tenant: str) -> None:
+    """Let the count of a line be what it has rows. Whoever changes the rows holds the count's lock."""
+    line = (pipeline, phase, lane, tenant)
+    await conn.execute(
+        "SELECT 1 FROM orchestrator.waiting_counts WHERE (pipeline, phase, lane, tenant) = ($1, $2, $3, $4) FOR UPDATE",
+        *line,
+    )
+    await conn.execute(
+        "UPDATE orchestrator.waiting_counts SET count = (SELECT count(*) FROM orchestrator.waiting "
+        "WHERE (pipeline, phase, lane, tenant) = ($1, $2, $3, $4)) "
+        "WHERE (pipeline, phase, lane, tenant) = ($1, $2, $3, $4)",
+        *line,
+    )
+
+
+async def know_batches(conn: asyncpg.Connection, batches: Iterable[tuple[str, UUID]]) -> None:
+    """Make batches (tenant, id) that jobs name and nobody has made."""
+    await conn.executemany(
+        "INSERT INTO orchestrator.batches (tenant, id) VALUES ($1, $2) ON CONFLICT DO NOTHING", sorted(batches)
     )
 
 
 class PipelineChanged(Exception):
-    """A pipeline's table was changed without a new version: running jobs would change under way."""
+    """A pipeline's definition was changed without a new version: running jobs would change under way."""
 
 
 async def declare_pipelines(conn: AsyncConnection, declared: Sequence[Pipeline]) -> list[Pipeline]:
@@ -153,10 +318,26 @@ async def declare_pipelines(conn: AsyncConnection, declared: Sequence[Pipeline])
             .values(name=pipeline.name, version=pipeline.version, definition=definition)
             .on_conflict_do_nothing()
         )
-    rows = await conn.execute(select(PIPELINES.c.definition).order_by(PIPELINES.c.name, PIPELINES.c.version))
-    known = [_PIPELINE.validate_python(definition) for (definition,) in rows]
+    known = await known_pipelines(conn)
     for pipeline in declared:
         kept = next(k for k in known if (k.name, k.version) == (pipeline.name, pipeline.version))
-        if _PIPELINE.dump_python(kept, mode="json") != _PIPELINE.dump_python(pipeline, mode="json"):
+        if kept != pipeline:
             raise PipelineChanged(f"pipeline {pipeline.name}@{pipeline.version} was changed; give it a new version")
     return known
+
+
+async def known_pipelines(conn: AsyncConnection) -> list[Pipeline]:
+    """Every version that was ever declared, by any process."""
+    rows = await conn.execute(select(PIPELINES.c.definition).order_by(PIPELINES.c.name, PIPELINES.c.version))
+    return [_PIPELINE.validate_python(definition) for (definition,) in rows]
+
+
+def as_json(value: Any) -> str:
+    """JSON of pydantic models, structs, ids and times, as the columns of dead letters hold it."""
+    return msgspec.json.encode(value, enc_hook=_plain).decode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(type(value).__name__)

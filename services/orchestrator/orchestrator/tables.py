@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import CheckConstraint, Column, DateTime, ForeignKey, Index, Integer, Table, Text, Uuid, func, text
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    Uuid,
+    false,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from contracts.jobs import Status
 from runtime.inbox import inbox_table
@@ -33,9 +50,11 @@ JOBS: Final = Table(
     Column("tenant", Text, nullable=False),
     Column("pipeline", Text, nullable=False),
     Column("pipeline_version", Integer, nullable=False),
+    Column("batch_id", Uuid),
     Column("status", Text, nullable=False),
+    Column("degraded", Boolean, nullable=False, server_default=false()),
     Column("revision", Integer, nullable=False),
-    Column("state", JSONB, nullable=False),  # machine.job.Job
+    Column("state", JSON, nullable=False),  # machine.job.Job
     Column("wake_at", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),
@@ -43,6 +62,8 @@ JOBS: Final = Table(
     CheckConstraint(f"(status IN ({_ENDED})) = (ended_at IS NOT NULL)", name="ended_when_terminal"),
     CheckConstraint("(wake_at IS NULL) = (ended_at IS NOT NULL)", name="wakes_until_it_ends"),
     Index("ix_jobs_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
+    Index("ix_jobs_batch", "tenant", "batch_id", "status", postgresql_where=text("batch_id IS NOT NULL")),
+    Index("ix_jobs_ended", "pipeline", "ended_at", postgresql_where=text("status = 'succeeded'")),
 )
 
 HISTORY: Final = Table(
@@ -52,7 +73,114 @@ HISTORY: Final = Table(
     Column("revision", Integer, primary_key=True),
     Column("at", DateTime(timezone=True), nullable=False),
     Column("input", Text, nullable=False),  # e.g. "Succeeded analyze.1"
-    Column("effects", ARRAY(Text), nullable=False),  # the message ids that it caused
+    Column("effects", JSON, nullable=False),  # the ids of the messages that it caused
+)
+
+RUNNING: Final = Table(
+    "running",  # how many commands of a phase are out, by tenant; "" is the sum of all
+    METADATA,
+    Column("pipeline", Text, primary_key=True),
+    Column("phase", Text, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("count", Integer, nullable=False),
+)
+
+WAITING: Final = Table(
+    "waiting",  # units for which there was no room, in the order in which they wait
+    METADATA,
+    Column("job_id", Uuid, ForeignKey(JOBS.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("phase", Text, primary_key=True),
+    Column("item", Text, primary_key=True),  # "" for a phase itself
+    Column("pipeline", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("ready_at", DateTime(timezone=True), nullable=False),
+    Index("ix_waiting_turn", "pipeline", "phase", "lane", "tenant", "ready_at"),
+)
+
+WAITING_COUNTS: Final = Table(
+    "waiting_counts",  # how many rows `waiting` has; counting them would take the longer the more wait
+    METADATA,
+    Column("pipeline", Text, primary_key=True),
+    Column("phase", Text, primary_key=True),
+    Column("lane", Text, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("count", Integer, nullable=False),
+)
+
+BATCHES: Final = Table(
+    "batches",  # made by a request, or by the first job that names it
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, server_default=""),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+REPLAYS: Final = Table(
+    "replays",  # dead letters that are replayed together, at a pace
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("request", JSONB, nullable=False),
+    Column("rate_per_s", Float, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("refused", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("last_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("ended_at", DateTime(timezone=True)),
+    CheckConstraint("state IN ('running', 'paused', 'succeeded', 'cancelled')", name="state_known"),
+    CheckConstraint("(state IN ('succeeded', 'cancelled')) = (ended_at IS NOT NULL)", name="ended_when_terminal"),
+    CheckConstraint("rate_per_s > 0", name="has_a_rate"),
+)
+
+DEAD_LETTERS: Final = Table(
+    "dead_letters",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="open"),
+    Column("job_id", Uuid),
+    Column("tenant", Text),
+    Column("pipeline", Text),
+    Column("pipeline_version", Integer),
+    Column("phase", Text),
+    Column("item", Text),
+    Column("code", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("subject", Text),  # where its command or message was published
+    Column("headers", JSON),  # of an undeliverable message, to send it again as it came
+    Column("command", JSON),
+    Column("attempts", JSON, nullable=False),
+    Column("artifacts", JSON, nullable=False),
+    Column("trace_id", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("replay_id", Uuid, ForeignKey(REPLAYS.c.id)),  # the last one that it was part of
+    Column("refusal", Text),  # why that one could not do anything; another one may try again
+    Column("resolved_at", DateTime(timezone=True)),
+    Column("resolved_by", Text),
+    Column("resolved_why", Text),
+    CheckConstraint("source IN ('permanent', 'exhausted', 'unsettled', 'undeliverable')", name="source_known"),
+    CheckConstraint("state IN ('open', 'replayed', 'discarded')", name="state_known"),
+    CheckConstraint("(state = 'open') = (resolved_at IS NULL)", name="resolved_when_not_open"),
+    Index("ix_dead_letters_page", "created_at", "id"),
+    Index("ix_dead_letters_open_job", "job_id", postgresql_where=text("state = 'open'")),
+    Index("ix_dead_letters_replay", "replay_id", postgresql_where=text("replay_id IS NOT NULL")),
+)
+
+AUDIT: Final = Table(
+    "audit",  # what people did; a trigger refuses to change or delete a line
+    METADATA,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("who", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("details", JSONB, nullable=False),
+    Index(None, "subject", "id"),
 )
 
 INBOX: Final = inbox_table(METADATA)

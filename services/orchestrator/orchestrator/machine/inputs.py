@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import ClassVar
 
-from contracts.phases import PhaseFailed, PhaseSucceeded
+from pydantic import JsonValue
+
+from contracts.phases import PhaseDeferred, PhaseFailed, PhaseProgressed, PhaseSucceeded
 from contracts.uploads import UploadReceived
+from orchestrator.machine.job import Unit
 from orchestrator.machine.pipeline import Pipeline
 
 
@@ -37,10 +42,75 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """No provider took the attempt: it was not begun, and does not count as a failure."""
+
+    outcome: PhaseDeferred
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A phase's attempt showed life."""
+
+    outcome: PhaseProgressed
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """There is room for these units, which waited for it."""
+
+    units: tuple[Unit, ...]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class TimeReached:
     """The job's `wake_at` has come. What is due is read from the job."""
 
     at: datetime
 
 
-Input = Begin | Succeeded | Failed | TimeReached
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Somebody wants the job to end."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Somebody wants the job to give no more commands, until `until` at the latest."""
+
+    by: str
+    until: datetime
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Somebody wants a paused job to go on."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Somebody wants an ended job to work again, from a phase on, from the `START`, or (None) from what went wrong.
+
+    `pipeline` is the definition to go on with: the pinned one, or the newest. `parameters` replace
+    those of the phases that it starts from (from the `START`: of every phase), and stay for later
+    retries until one replaces them or begins from the `START`.
+    """
+
+    START: ClassVar[str] = "start"
+
+    from_phase: str | None
+    pipeline: Pipeline
+    at: datetime
+    parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+Outcome = Succeeded | Failed | Deferred | Progressed
+Input = Begin | Outcome | Admitted | TimeReached | Cancel | Pause | Resume | Retry

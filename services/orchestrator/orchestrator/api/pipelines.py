@@ -1,9 +1,11 @@
-"""What other rooms may ask: which pipelines there are. Reached inside the deployment only."""
+"""Which pipelines there are. Asked by ingest, inside the deployment."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel
+
+from orchestrator.api.asked import Hands
 
 router = APIRouter()
 
@@ -17,10 +19,10 @@ class PipelineView(BaseModel):
     phases: list[str]
 
 
-@router.get("/v1/pipelines")
-async def pipelines(request: Request) -> list[PipelineView]:
+@router.get("/v1/pipelines", tags=["pipelines"])
+async def pipelines(hands: Hands) -> list[PipelineView]:
     """Every pipeline that new jobs can use."""
     return [
         PipelineView(name=p.name, version=p.version, accepts=list(p.accepts), phases=[phase.name for phase in p.phases])
-        for p in request.app.state.newest.values()
+        for p in hands.shell.newest_of_all()
     ]

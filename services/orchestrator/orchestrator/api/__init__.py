@@ -1,0 +1,11 @@
+"""The HTTP surface of the orchestrator: what people do to jobs, batches and dead letters, and what they did."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from orchestrator.api import audit, batches, dead_letters, jobs, pipelines
+
+router = APIRouter()
+for part in (pipelines, jobs, batches, dead_letters, audit):
+    router.include_router(part.router)

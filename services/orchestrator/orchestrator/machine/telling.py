@@ -1,0 +1,110 @@
+"""What everybody is told: one event per decision, which carries everything that moved.
+
+How large it can become: it tells of up to 1,000 items (`following.ITEMS_MAX`) and 50 phases
+(`soundness.PHASES_MAX`), each in at most 430 bytes, since details are left out where many move at
+once; and of the facts and artifacts of the one unit that has just succeeded, at most 64 KiB
+(`decide.RESULT_BYTES_MAX`). 1,050 x 430 + 65,536 = 517,036 stays below the 524,288 of a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from contracts.jobs import (
+    JOB_CANCELLED,
+    JOB_CHANGED,
+    JOB_DEAD,
+    JOB_FAILED,
+    JOB_REOPENED,
+    JOB_STARTED,
+    JOB_SUCCEEDED,
+    ItemCounts,
+    JobCancelled,
+    JobChanged,
+    JobDead,
+    JobFailed,
+    JobReopened,
+    JobStarted,
+    JobSucceeded,
+    PhaseChange,
+    Status,
+)
+from orchestrator.machine.effects import Event
+from orchestrator.machine.job import Job, PhaseState
+from orchestrator.machine.step import Step
+from orchestrator.machine.waiting import waiting_on
+
+DETAILED_MAX: Final = 100  # so many units are told of with what went wrong in words; a dead letter has them always
+
+
+def told(step: Step, job: Job) -> list[Event]:
+    """The event of a decision that leaves the job like this: none when nobody needs to know.
+
+    A job that ends as it begins or reopens is told by two, of which the second carries the changes.
+    """
+    before, waits = step.before, waiting_on(job)
+    detailed = len(step.moved) <= DETAILED_MAX
+    about: dict[str, Any] = {"job_id": job.id, "tenant": job.tenant, "revision": step.revision, "at": step.at}
+    moved: dict[str, Any] = {
+        "changes": [_change(phase, item, step.unit(phase, item), detailed) for phase, item in step.moved],
+        "waiting_on": waits,
+    }
+    found = []
+    if before is None or before.is_over:
+        found.append(_opened(step, job, about if job.is_over else about | moved))
+    elif not job.is_over:
+        clock = (before.deadline, before.paused_until) != (job.deadline, job.paused_until)
+        if step.moved or clock or waits != waiting_on(before):
+            changed = JobChanged(**about, **moved, status=job.status, deadline=job.deadline)
+            found.append(Event(JOB_CHANGED, changed))
+    if job.is_over:
+        found.append(_ended(step, job, about | moved))
+    return found
+
+
+def _opened(step: Step, job: Job, about: Mapping[str, Any]) -> Event:
+    pinned = {"pipeline_version": job.pipeline_version, "phases": list(job.phases), "deadline": job.deadline}
+    if step.before is not None:
+        status = Status.RUNNING if job.is_over else job.status
+        return Event(JOB_REOPENED, JobReopened(**about, **pinned, status=status))
+    started = JobStarted(**about, **pinned, upload_id=job.upload_id, batch_id=job.batch_id, pipeline=job.pipeline)
+    return Event(JOB_STARTED, started)
+
+
+def _ended(step: Step, job: Job, about: Mapping[str, Any]) -> Event:
+    match job.status:
+        case Status.SUCCEEDED:
+            return Event(JOB_SUCCEEDED, JobSucceeded(**about, degraded=job.degraded))
+        case Status.CANCELLED:
+            return Event(JOB_CANCELLED, JobCancelled(**about))
+    phase, code, detail = step.why
+    if job.status is Status.FAILED:
+        return Event(JOB_FAILED, JobFailed(**about, phase=phase, code=code, detail=detail))
+    return Event(JOB_DEAD, JobDead(**about, phase=phase, code=code, detail=detail))
+
+
+def _change(phase: str, item: str | None, state: PhaseState, detailed: bool) -> PhaseChange:
+    counts = None
+    if state.items:
+        statuses = [unit.status for unit in state.items.values()]
+        ended = len(statuses) - statuses.count(Status.QUEUED) - statuses.count(Status.RUNNING)
+        lost = ended - statuses.count(Status.SUCCEEDED)
+        counts = ItemCounts(total=len(statuses), ended=ended, gave_up=lost)
+    return PhaseChange(
+        phase=phase,
+        item=item,
+        status=state.status,
+        attempt=state.attempt,
+        deadline=state.deadline,
+        retry_at=state.retry_at,
+        code=state.code,
+        detail=state.detail if detailed else None,
+        engine=state.engine,
+        degraded=state.degraded,
+        started_at=state.started_at,
+        ended_at=state.ended_at,
+        artifacts=list(state.artifacts),
+        facts=dict(state.facts),
+        items=counts,
+    )
