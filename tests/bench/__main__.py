@@ -1,7 +1,8 @@
-"""`just bench [idle|orchestration|photos]`: figures of the whole stack, started for the purpose on free ports.
+"""`just bench [idle|orchestration|flat|photos]`: figures of the whole stack, started for the purpose on free ports.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
-    orchestration   jobs/s through six no-op phases, and the latency of one job
+    orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
+    flat            CPU and time per job while the number of jobs grows to 100,000 (takes many minutes)
     photos          seconds per phase of the demo set, and photos/s
 
 Figures are printed with what they were measured on: compare within one run, not between machines.
@@ -12,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -27,6 +29,8 @@ from stack.ports import anywhere
 from tests.bench import orchestration
 
 IDLE_S = 20.0
+JOBS, SINGLES = 1500, 60
+FLAT = (1_000, 10_000, 100_000)
 REST_S = 40.0
 MIB = 1024 * 1024
 
@@ -69,10 +73,27 @@ def photos(home: Home) -> None:
 
 
 def noop(home: Home) -> None:
-    """The cost of orchestration alone."""
-    broker = control.setup_environment(home)
-    url, user, password = (broker[f"SAFELIGHT_NATS_{name}"] for name in ("URL", "USER", "PASSWORD"))
-    asyncio.run(orchestration.run(url, user, password))
+    """The cost of orchestration: one process and two, with and without the projection of status; then the peers."""
+    print(f"{'orchestration':<32}{'jobs/s':>8}{'phases/s':>10}{'idle p50':>10}{'p99 ms':>8}   CPU ms per job")
+    for orchestrators, projected in ((1, False), (2, False), (1, True)):
+        row = asyncio.run(
+            orchestration.measure(home, orchestrators=orchestrators, projected=projected, jobs=JOBS, singles=SINGLES)
+        )
+        name = f"safelight, {orchestrators} orchestrator{'s' * (orchestrators > 1)}{' + output' * projected}"
+        print(_line(name, row.jobs_per_s, row.latencies_ms, row.cpu, row.jobs))
+
+
+def flat(home: Home) -> None:
+    """Cost per job as their number grows."""
+    print(f"{'jobs at once':<32}{'jobs/s':>8}{'phases/s':>10}{'idle p50':>10}{'p99 ms':>8}   CPU ms per job")
+    for row in asyncio.run(orchestration.flat(home, FLAT)):
+        print(_line(f"{row.jobs:,}", row.jobs_per_s, row.latencies_ms, row.cpu, row.jobs))
+
+
+def _line(name: str, jobs_per_s: float, latencies: Sequence[float], cpu: Mapping[str, float], jobs: int) -> str:
+    p50, p99 = statistics.median(latencies), latencies[max(0, int(len(latencies) * 0.99) - 1)]
+    shares = "  ".join(f"{process} {used / jobs * 1000:.2f}" for process, used in cpu.items())
+    return f"{name:<32}{jobs_per_s:>8.0f}{jobs_per_s * 6:>10.0f}{p50:>10.1f}{p99:>8.1f}   {shares}"
 
 
 def main() -> None:
@@ -81,6 +102,7 @@ def main() -> None:
     known: dict[str, Callable[[Home], None]] = {
         "idle": lambda home: idle(home, "at start"),
         "orchestration": noop,
+        "flat": flat,
         "photos": photos,
     }
     if strangers := set(wanted) - set(known):

@@ -1,155 +1,219 @@
 """Jobs per second and the latency of one job, through a durable pipeline of six phases that do nothing.
 
-What is measured is the orchestrator with its database and broker; the worker that answers the
-commands runs in this process, as a raw batch consumer.
+What is measured is the orchestrator with its database and broker, one process or two, and one
+process that answers the commands. The other services are held (SIGSTOP), so that the figure is
+orchestration and nothing else; `projected` is the same with output showing every job's status.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import statistics
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID, uuid4
 
+import httpx
 import nats
+import psutil
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from contracts import topology
 from contracts.artifacts import ObjectRef
 from contracts.jobs import JOB_SUCCEEDED, JobSucceeded
-from contracts.phases import PHASE_SUCCEEDED, PhaseSucceeded, RunPhase
 from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
 from runtime.outbox import outgoing, publish
-from runtime.settle import Delivery, consume_batches
+from stack import control, services
+from stack.home import Home
+from stack.ports import anywhere
 
 SOURCE = "bench"
 ORIGINAL = ObjectRef(key="uploads/bench", sha256="0" * 64, size=1, media_type="image/jpeg")
+HELD = ("ingest", "gpu-bridge", "console", "s3")
+SUBMITTED_AT_ONCE = 500
+READY_S = 30.0
+PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Throughput:
-    """How fast `jobs` jobs went through six phases each."""
+class Figures:
+    """`jobs` jobs of six phases in `seconds`; latencies of single jobs on the idle system; CPU seconds by process."""
 
+    orchestrators: int
+    projected: bool
     jobs: int
     seconds: float
+    latencies_ms: Sequence[float]
+    cpu: Mapping[str, float]
 
     @property
     def jobs_per_s(self) -> float:
         return self.jobs / self.seconds
 
 
-async def _answer(nc: Client, deliveries: Sequence[Delivery]) -> None:
-    answers = []
-    for delivery in deliveries:
-        command = RunPhase.model_validate_json(delivery.body)
-        now = datetime.now(UTC)
-        done = PhaseSucceeded(
-            job_id=command.job_id,
-            phase=command.phase,
-            attempt=command.attempt,
-            engine="noop@1",
-            started_at=now,
-            ended_at=now,
-        )
-        answers.append(
-            outgoing(PHASE_SUCCEEDED, done, message_id=f"{command.key}.outcome", key=command.key, source=SOURCE)
-        )
-    await publish(nc.jetstream(), answers)
-
-
-@contextlib.asynccontextmanager
-async def _worker(nc: Client) -> AsyncIterator[None]:
-    work = asyncio.create_task(consume_batches(nc, topology.consumer("bench-noop"), lambda d: _answer(nc, d)))
-    try:
-        yield
-    finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-
-
 @contextlib.asynccontextmanager
 async def _endings(nc: Client) -> AsyncIterator[asyncio.Queue[UUID]]:
     ended: asyncio.Queue[UUID] = asyncio.Queue()
+
+    async def came(message: Msg) -> None:
+        ended.put_nowait(JobSucceeded.model_validate_json(message.data).job_id)
+
     config = ConsumerConfig(deliver_policy=DeliverPolicy.NEW, ack_policy=AckPolicy.NONE)
-    sub = await nc.jetstream().subscribe(JOB_SUCCEEDED.subject, stream="EVENTS", config=config, ordered_consumer=False)
-
-    async def read() -> None:
-        async for message in sub.messages:
-            ended.put_nowait(JobSucceeded.model_validate_json(message.data).job_id)
-
-    reader = asyncio.create_task(read())
+    sub = await nc.jetstream().subscribe(JOB_SUCCEEDED.subject, cb=came, stream="EVENTS", config=config)
     try:
         yield ended
     finally:
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
         with contextlib.suppress(Exception):
             await sub.unsubscribe()
 
 
 async def _submit(nc: Client, count: int) -> set[UUID]:
-    uploads = [
-        UploadReceived(
-            upload_id=uuid4(),
-            job_id=uuid4(),
-            tenant="bench",
-            pipeline="noop",
-            original=ORIGINAL,
-            received_at=datetime.now(UTC),
-        )
-        for _ in range(count)
-    ]
-    for start in range(0, count, 500):
-        chunk = uploads[start : start + 500]
-        await publish(
-            nc.jetstream(),
-            [
-                outgoing(UPLOAD_RECEIVED, u, message_id=str(u.upload_id), key=str(u.job_id), source=SOURCE)
-                for u in chunk
-            ],
-        )
-    return {upload.job_id for upload in uploads}
+    ids: set[UUID] = set()
+    for start in range(0, count, SUBMITTED_AT_ONCE):
+        chunk = []
+        for _ in range(min(SUBMITTED_AT_ONCE, count - start)):
+            upload = UploadReceived(
+                upload_id=uuid4(),
+                job_id=uuid4(),
+                tenant="bench",
+                pipeline="noop",
+                original=ORIGINAL,
+                received_at=datetime.now(UTC),
+            )
+            ids.add(upload.job_id)
+            message_id, key = str(upload.upload_id), str(upload.job_id)
+            chunk.append(
+                outgoing(UPLOAD_RECEIVED, upload, message_id=message_id, key=key, source=SOURCE, traceparent="")
+            )
+        await publish(nc.jetstream(), chunk)
+    return ids
 
 
-async def throughput(nc: Client, jobs: int) -> Throughput:
-    """Submit all at once and wait until the last has succeeded."""
-    async with _worker(nc), _endings(nc) as ended:
+async def throughput(nc: Client, jobs: int) -> float:
+    """Submit all at once; seconds until the last has succeeded."""
+    async with _endings(nc) as ended:
         start = time.perf_counter()
         waiting = await _submit(nc, jobs)
         while waiting:
-            waiting.discard(await asyncio.wait_for(ended.get(), 60))
-        return Throughput(jobs, time.perf_counter() - start)
+            waiting.discard(await asyncio.wait_for(ended.get(), PATIENCE_S))
+        return time.perf_counter() - start
 
 
-async def latency_ms(nc: Client, jobs: int) -> list[float]:
+async def latencies_ms(nc: Client, jobs: int) -> list[float]:
     """One job at a time on an idle system: from the upload's event to the job's end."""
     took = []
-    async with _worker(nc), _endings(nc) as ended:
+    async with _endings(nc) as ended:
         for _ in range(jobs):
             start = time.perf_counter()
             waiting = await _submit(nc, 1)
             while waiting:
-                waiting.discard(await asyncio.wait_for(ended.get(), 60))
+                waiting.discard(await asyncio.wait_for(ended.get(), PATIENCE_S))
             took.append((time.perf_counter() - start) * 1000)
     return took
 
 
-async def run(nats_url: str, user: str | None, password: str | None, *, jobs: int = 2000, singles: int = 100) -> None:
-    """Print both figures."""
-    nc = await nats.connect(nats_url, user=user, password=password)
+@contextlib.contextmanager
+def held(home: Home, names: Sequence[str]) -> Iterator[None]:
+    """Processes of the stack that get no CPU meanwhile."""
+    pids = [home.read_state()["processes"][name]["pid"] for name in names]
+    families = [p for pid in pids for p in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
+    for process in families:
+        process.send_signal(signal.SIGSTOP)
     try:
-        await throughput(nc, 100)  # warms connections and code
-        fast = await throughput(nc, jobs)
-        alone = sorted(await latency_ms(nc, singles))
+        yield
+    finally:
+        for process in families:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def more_orchestrators(home: Home, count: int) -> Iterator[list[int]]:
+    """So many orchestrator processes beside the stack's own; gives their pids."""
+    ports = home.read_state()["ports"]
+    row = next(one for one in services.SERVICES if one.name == "orchestrator")
+    started = []
+    try:
+        for _ in range(count):
+            port = anywhere()["orchestrator"]
+            environment = services.environment(row, ports, home.secrets()) | {"SAFELIGHT_HTTP_PORT": str(port)}
+            log = (home.path / f"orchestrator-{port}.log").open("wb")
+            command = [sys.executable, "-P", "-m", "orchestrator"]
+            started.append(subprocess.Popen(command, env=os.environ | environment, stderr=log, stdout=log))
+            _wait_until_ready(f"http://127.0.0.1:{port}/ready")
+        yield [process.pid for process in started]
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait(30)
+
+
+@contextlib.contextmanager
+def noop_worker(url: str, user: str, password: str) -> Iterator[int]:
+    """One process that answers the commands; gives its pid."""
+    given = {"SAFELIGHT_NATS_URL": url, "SAFELIGHT_NATS_USER": user, "SAFELIGHT_NATS_PASSWORD": password}
+    command = [sys.executable, "-m", "tests.bench.noop_worker"]
+    process = subprocess.Popen(command, env=os.environ | given, cwd=Path(__file__).parents[2])
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_until_ready(url: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url).status_code == 200:
+                return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{url} did not become ready")
+        time.sleep(0.05)
+
+
+def _cpu(processes: Mapping[str, int]) -> dict[str, float]:
+    """CPU seconds so far, of each process and those below it; PostgreSQL's are wherever they are."""
+    used = {}
+    for name, pid in processes.items():
+        family = (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+        used[name] = sum(sum(process.cpu_times()[:2]) for process in family)
+    return used
+
+
+async def measure(home: Home, *, orchestrators: int, projected: bool, jobs: int, singles: int) -> Figures:
+    """One row of the table, on a stack that is up with the no-op pipeline."""
+    broker = control.setup_environment(home)
+    url, user, password = (broker[f"SAFELIGHT_NATS_{name}"] for name in ("URL", "USER", "PASSWORD"))
+    nc = await nats.connect(url, user=user, password=password)
+    stopped = HELD if projected else (*HELD, "output")
+    try:
+        with (
+            more_orchestrators(home, orchestrators - 1) as others,
+            noop_worker(url, user, password) as worker,
+            held(home, stopped),
+        ):
+            rows = home.read_state()["processes"]
+            watched = {name: rows[name]["pid"] for name in ("orchestrator", "nats", "postgres", "output")}
+            watched |= {f"orchestrator-{n}": pid for n, pid in enumerate(others, 2)} | {"worker": worker}
+            await throughput(nc, 200)  # warms connections and code
+            before = _cpu(watched)
+            seconds = await throughput(nc, jobs)
+            used = {name: after - before[name] for name, after in _cpu(watched).items()}
+            alone = sorted(await latencies_ms(nc, singles))
     finally:
         await nc.close()
-    p50, p99 = statistics.median(alone), alone[int(len(alone) * 0.99) - 1]
-    print(
-        f"orchestration   {fast.jobs_per_s:8.0f} jobs/s   ({fast.jobs} jobs x 6 no-op phases in {fast.seconds:.1f} s)"
-    )
-    print(f"one job idle    p50 {p50:.0f} ms   p99 {p99:.0f} ms   (six phases, {singles} jobs)")
+    return Figures(orchestrators, projected, jobs, seconds, alone, used)
+
+
+async def flat(home: Home, steps: Sequence[int]) -> list[Figures]:
+    """Cost per job as their number grows: each step submits that many at once, on top of all before."""
+    return [await measure(home, orchestrators=1, projected=False, jobs=jobs, singles=20) for jobs in steps]
