@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from nats.errors import Error as NatsError
@@ -50,8 +49,7 @@ PUBACK_WAIT_S = 5.0
 log = logs.get()
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """One message on its way out: where to, under which id, with which headers and body."""
 
     message_id: str

@@ -13,11 +13,10 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -26,10 +25,10 @@ from console.client import Connection
 from stack import control, demo
 from stack.home import Home
 from stack.ports import anywhere
-from tests.bench import orchestration
+from tests.bench import orchestration, peers
 
 IDLE_S = 20.0
-JOBS, SINGLES = 1500, 60
+JOBS, SINGLES = 3000, 200
 FLAT = (1_000, 10_000, 100_000)
 REST_S = 40.0
 MIB = 1024 * 1024
@@ -74,26 +73,32 @@ def photos(home: Home) -> None:
 
 def noop(home: Home) -> None:
     """The cost of orchestration: one process and two, with and without the projection of status; then the peers."""
-    print(f"{'orchestration':<32}{'jobs/s':>8}{'phases/s':>10}{'idle p50':>10}{'p99 ms':>8}   CPU ms per job")
+    print(f"{peers.HEADER}   CPU ms per job")
     for orchestrators, projected in ((1, False), (2, False), (1, True)):
-        row = asyncio.run(
-            orchestration.measure(home, orchestrators=orchestrators, projected=projected, jobs=JOBS, singles=SINGLES)
+        _tell(
+            asyncio.run(
+                orchestration.measure(
+                    home, orchestrators=orchestrators, projected=projected, jobs=JOBS, singles=SINGLES
+                )
+            )
         )
-        name = f"safelight, {orchestrators} orchestrator{'s' * (orchestrators > 1)}{' + output' * projected}"
-        print(_line(name, row.jobs_per_s, row.latencies_ms, row.cpu, row.jobs))
+    if not peers.is_installed():
+        print(peers.INSTALL)
+        return
+    with orchestration.held(home, sorted(home.read_state()["processes"])):  # the peers have the machine for themselves
+        peers.measure(tell=lambda figures: print(peers.row(figures), flush=True))
 
 
 def flat(home: Home) -> None:
     """Cost per job as their number grows."""
-    print(f"{'jobs at once':<32}{'jobs/s':>8}{'phases/s':>10}{'idle p50':>10}{'p99 ms':>8}   CPU ms per job")
-    for row in asyncio.run(orchestration.flat(home, FLAT)):
-        print(_line(f"{row.jobs:,}", row.jobs_per_s, row.latencies_ms, row.cpu, row.jobs))
+    print(f"{peers.HEADER}   CPU ms per job")
+    for jobs in FLAT:
+        _tell(asyncio.run(orchestration.measure(home, orchestrators=1, projected=False, jobs=jobs, singles=20)))
 
 
-def _line(name: str, jobs_per_s: float, latencies: Sequence[float], cpu: Mapping[str, float], jobs: int) -> str:
-    p50, p99 = statistics.median(latencies), latencies[max(0, int(len(latencies) * 0.99) - 1)]
-    shares = "  ".join(f"{process} {used / jobs * 1000:.2f}" for process, used in cpu.items())
-    return f"{name:<32}{jobs_per_s:>8.0f}{jobs_per_s * 6:>10.0f}{p50:>10.1f}{p99:>8.1f}   {shares}"
+def _tell(row: orchestration.Measured) -> None:
+    shares = "  ".join(f"{process} {used / row.figures.jobs * 1000:.2f}" for process, used in row.cpu.items())
+    print(f"{peers.row(row.figures)}   {shares}   ({row.figures.jobs:,} jobs)", flush=True)
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from runtime.outbox import outgoing, publish
 from stack import control, services
 from stack.home import Home
 from stack.ports import anywhere
+from tests.bench.peers import Figures
 
 SOURCE = "bench"
 ORIGINAL = ObjectRef(key="uploads/bench", sha256="0" * 64, size=1, media_type="image/jpeg")
@@ -44,19 +45,11 @@ PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """`jobs` jobs of six phases in `seconds`; latencies of single jobs on the idle system; CPU seconds by process."""
+class Measured:
+    """A row of the table, and what it cost: CPU seconds by process while the many jobs went through."""
 
-    orchestrators: int
-    projected: bool
-    jobs: int
-    seconds: float
-    latencies_ms: Sequence[float]
+    figures: Figures
     cpu: Mapping[str, float]
-
-    @property
-    def jobs_per_s(self) -> float:
-        return self.jobs / self.seconds
 
 
 @contextlib.asynccontextmanager
@@ -181,15 +174,15 @@ def _wait_until_ready(url: str) -> None:
 
 
 def _cpu(processes: Mapping[str, int]) -> dict[str, float]:
-    """CPU seconds so far, of each process and those below it; PostgreSQL's are wherever they are."""
+    """CPU seconds so far, of each process and those below it, ended ones included."""
     used = {}
     for name, pid in processes.items():
         family = (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
-        used[name] = sum(sum(process.cpu_times()[:2]) for process in family)
+        used[name] = sum(sum(process.cpu_times()[:4]) for process in family)  # with children that have ended
     return used
 
 
-async def measure(home: Home, *, orchestrators: int, projected: bool, jobs: int, singles: int) -> Figures:
+async def measure(home: Home, *, orchestrators: int, projected: bool, jobs: int, singles: int) -> Measured:
     """One row of the table, on a stack that is up with the no-op pipeline."""
     broker = control.setup_environment(home)
     url, user, password = (broker[f"SAFELIGHT_NATS_{name}"] for name in ("URL", "USER", "PASSWORD"))
@@ -208,12 +201,8 @@ async def measure(home: Home, *, orchestrators: int, projected: bool, jobs: int,
             before = _cpu(watched)
             seconds = await throughput(nc, jobs)
             used = {name: after - before[name] for name, after in _cpu(watched).items()}
-            alone = sorted(await latencies_ms(nc, singles))
+            alone = await latencies_ms(nc, singles)
     finally:
         await nc.close()
-    return Figures(orchestrators, projected, jobs, seconds, alone, used)
-
-
-async def flat(home: Home, steps: Sequence[int]) -> list[Figures]:
-    """Cost per job as their number grows: each step submits that many at once, on top of all before."""
-    return [await measure(home, orchestrators=1, projected=False, jobs=jobs, singles=20) for jobs in steps]
+    name = "safelight + output" if projected else "safelight"
+    return Measured(Figures(name, orchestrators, jobs, seconds, alone), used)

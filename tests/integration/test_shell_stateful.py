@@ -1,220 +1,357 @@
-"""The real shell on the real database, while deliveries are duplicated, reordered, delayed and dropped.
+"""Whatever comes, in whatever order, however often, through either of two replicas: the rows keep their laws.
 
-Hypothesis plays the world: uploads, workers that answer as they like, a broker that forgets and repeats,
-time, operators, two replicas in turn, and processes that die in mid-transaction. After each step the rows
-are what the jobs say; at the end every job ends, even when only time passes.
+A Hypothesis machine plays broker, workers, time and people against two real shells on a real
+database. Messages are taken from the outbox rows that the shells leave, and are answered, delayed,
+delivered in any order, twice, or never; processes die before their commit. After each step
+the rows must say what the jobs say; at the end time alone must end every job.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.phases import PhaseFailed, PhaseProgressed, PhaseSucceeded, RunPhase
+from contracts.errors import SafelightError
+from contracts.phases import PhaseDeferred, PhaseFailed, PhaseProgressed, RunPhase
+from contracts.uploads import Lane
 from orchestrator import store
-from orchestrator.machine.inputs import Cancel, Failed, Input, Pause, Progressed, Resume, Retry, Succeeded
-from orchestrator.shell import Arrived, Shell
+from orchestrator.machine.inputs import Begin, Deferred, Failed, Progressed, Retry
+from orchestrator.machine.pipeline import Pipeline
+from orchestrator.operations import NEWEST, PINNED, Actor, Again, Operations
+from orchestrator.settings import Settings
+from orchestrator.shell import Answer, Arrived, Shell
 from runtime import postgres
-from stack.setup import SetupSettings
-from tests.integration.orchestra import Kept, begins, broken_laws, earlier, now, phase, pipeline
-from tests.servers.fixtures import EnvironmentOf
+from tests.integration.conftest import SettingsOf
+from tests.integration.desk import engine_for
+from tests.integration.orchestra import (
+    Kept,
+    begins,
+    broken_laws,
+    earlier,
+    forget_rows,
+    now,
+    phase,
+    pipeline,
+    succeeds,
+)
 
 T = TypeVar("T")
-ROUNDS_MAX = 80
-RUNS = "cmd.bench.v1.run"
-ANSWERS = st.sampled_from(["well", "badly", "for good", "too late", "progress"])
-WHICH = st.integers(0, 1)
+RETRY = {"*": (2.0, 5.0)}
+LIMITS = {"find": 2, "page": 3, "make": 2}  # and one tenant may have two pages
+JOBS_MAX = 5
+OPERATOR = Actor("operator:hypothesis", None, "because")
+
+any_of = st.integers(0, 999)  # one of what there is, modulo how many there are
+replica = st.integers(0, 1)
 
 
-class Died(Exception):
-    """A process, in mid-transaction."""
+def versions() -> tuple[Pipeline, Pipeline]:
+    """Two versions of a pipeline in which everything can happen."""
+    find = phase("find", retry=RETRY, deadline_s=30.0, running_max=2)
+    pages = phase(
+        "page",
+        needs=("find",),
+        each="find.pages",
+        retry=RETRY,
+        on_failure="degrade",
+        deadline_s=30.0,
+        stall_s=10.0,
+        running_max=3,
+        running_max_per_tenant=2,
+    )
+    make = phase("make", needs=("find", "page"), fallback="cpu", unavailable="wait", retry={"*": (2.0,)}, running_max=2)
+    extra = phase("extra", needs=("make",))
+    first = pipeline(find, pages, make, deadline_s=120.0, expires_s=900.0)
+    return first, pipeline(find, pages, make, extra, name=first.name, version=2, deadline_s=120.0, expires_s=900.0)
 
 
-class World(RuleBasedStateMachine):
-    """Everything that can happen to jobs of one small pipeline that has a bit of everything."""
+class Deliveries(RuleBasedStateMachine):
+    """What the world does to two replicas."""
 
-    runner: asyncio.Runner
-    engine: AsyncEngine
-
-    jobs = Bundle("jobs")
-    mail = Bundle("mail")
-
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, engine: AsyncEngine) -> None:
         super().__init__()
-        self.pipeline = pipeline(
-            phase("a", retry={"*": (1.0,)}, running_max=3),
-            phase("b", needs=("a",), retry={"*": (1.0,)}, fallback="cpu", running_max=2, running_max_per_tenant=1),
-            phase("c", needs=("a",), when="a.go", on_failure="skip", stall_s=5.0),
-            phase("d", needs=("a",), each="a.pages", on_failure="degrade", running_max=2),
-            phase("e", needs=("b", "c", "d")),
-            deadline_s=60.0,
-            expires_s=120.0,
-        )
-        self.outboxes = [Kept(self.engine), Kept(self.engine)]
-        self.shells = self.run(self._open())
-        self.answered: set[str] = set()
-        self.all: list[UUID] = []
-
-    async def _open(self) -> list[Shell]:
-        async with self.engine.begin() as conn:
-            await store.declare_pipelines(conn, [self.pipeline])
-        mine = {(self.pipeline.name, self.pipeline.version): self.pipeline}
-        return [Shell(self.engine, outbox, mine, [self.pipeline]) for outbox in self.outboxes]
+        self.loop, self.engine = loop, engine
+        self.pipelines = versions()
+        self.name = self.pipelines[0].name
+        self.jobs: list[UUID] = []
+        self.commands: list[RunPhase] = []  # that workers have and have not answered for good
+        self.waiting: list[Arrived] = []  # messages on their way to the orchestrator
+        self.delivered: list[Arrived] = []
+        self.sent: list[str] = []  # the ids of all messages that ever left
+        self.ended: dict[UUID, int] = {}  # at which revision
+        self.run(self._declare())
+        known = {(p.name, p.version): p for p in self.pipelines}
+        self.shells = [Shell(engine, Kept(engine), known, self.pipelines[:n]) for n in (1, 2)]  # one is newer
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
+        return self.loop.run_until_complete(work)
 
-    def commands(self) -> list[RunPhase]:
-        sent = [one for outbox in self.outboxes for one in outbox.sent if one.subject == RUNS]
-        return [RunPhase.model_validate_json(one.body) for one in sent]
+    async def _declare(self) -> None:
+        async with self.engine.begin() as conn:
+            await store.declare_pipelines(conn, self.pipelines)
 
-    # -- what the world does ----------------------------------------------------------------------
+    # -- the broker -----------------------------------------------------------------------------
 
-    @rule(target=jobs, who=WHICH, tenant=st.sampled_from(["x", "y"]), times=st.integers(1, 2))
-    def begin(self, who: int, tenant: str, times: int) -> UUID:
-        one = begins(self.pipeline, tenant)
-        self.run(self.shells[who].take([one] * times))
-        self.all.append(one.job_id)
-        return one.job_id
-
-    @rule(target=mail, number=st.integers(0, 30), how=ANSWERS, go=st.booleans(), pages=st.integers(0, 3))
-    def answer(self, number: int, how: str, go: bool, pages: int) -> Any:
-        given = self.commands()
-        if not given:
-            return multiple()
-        command = given[number % len(given)]
-        about: dict[str, Any] = {"job_id": command.job_id, "phase": command.phase, "item": command.item}
-        about["attempt"] = command.attempt
-        at, facts = now(), {"go": go, "pages": [f"p{n}" for n in range(pages)]}
-        heard: Input
-        match how:
-            case "well":
-                done = PhaseSucceeded(**about, facts=facts, engine="test@1", started_at=at, ended_at=at)
-                heard = Succeeded(done, at)
-            case "progress":
-                heard = Progressed(PhaseProgressed(**about, fraction=0.5, at=at), at)
-            case _:
-                code = {"badly": "STORAGE_UNAVAILABLE", "for good": "IMAGE_CORRUPT", "too late": "CALL_DEADLINE"}[how]
-                heard = Failed(PhaseFailed(**about, code=code, ended_at=at), at)
-        id_ = None if isinstance(heard, Progressed) else f"{command.key}.outcome"
-        return Arrived(command.job_id, heard, id_, None)
-
-    @rule(letters=st.lists(mail, min_size=1, max_size=6), who=WHICH)
-    def deliver(self, letters: list[Arrived], who: int) -> None:
-        """In any order, any number of times, or never: what is drawn is not taken out of the bundle."""
-        self.run(self.shells[who].take(letters))
-
-    @rule(letters=st.lists(mail, min_size=1, max_size=4))
-    def deliver_to_both(self, letters: list[Arrived]) -> None:
-        async def both() -> None:
-            await asyncio.gather(*(shell.take(letters) for shell in self.shells))
-
-        self.run(both())
-
-    @rule(one=mail, who=WHICH)
-    def die(self, one: Arrived, who: int) -> None:
-        async def dies(_conn: Any, _answers: Any) -> None:
-            raise Died
-
-        with pytest.raises(Died):
-            self.run(self.shells[who].take([one], dies))
-
-    @rule(job=jobs, who=WHICH)
-    def let_time_pass(self, job: UUID, who: int) -> None:
-        found = self.run(self.shells[who].read(job))
-        if found and not found[0].job.is_over:
-            self.run(earlier(self.engine, job))
-            self.run(self.shells[who].wake())
-
-    @rule(who=WHICH)
-    def admit(self, who: int) -> None:
-        self.run(self.shells[who].look())
-        self.run(self.shells[who].admit())
-
-    @rule(job=jobs, who=WHICH, what=st.sampled_from(["cancel", "pause", "resume", "retry", "again", "from b"]))
-    def operate(self, job: UUID, who: int, what: str) -> None:
-        at = now()
-        starts = {"retry": None, "again": Retry.START, "from b": "b"}
-        given: Input
-        match what:
-            case "cancel":
-                given = Cancel(at)
-            case "pause":
-                given = Pause("operator:test", at + timedelta(hours=1), at)
-            case "resume":
-                given = Resume(at)
-            case _:
-                given = Retry(starts[what], self.pipeline, at)
-        self.run(self.shells[who].take([Arrived(job, given, None, None)]))
-
-    # -- what always holds ------------------------------------------------------------------------
-
-    @invariant()
-    def rows_say_what_jobs_say(self) -> None:
-        wrong = self.run(broken_laws(self.engine, [self.pipeline.name]))
-        assert not wrong, "\n".join(wrong)
-
-    @invariant()
-    def limits_hold(self) -> None:
-        out: dict[tuple[str, str], int] = {}
-        for job in self.run(self._jobs()):
-            for name, count in job.out().items():
-                for place in ((name, ""), (name, job.tenant)):
-                    out[place] = out.get(place, 0) + count
-        for row in self.pipeline.phases:
-            for (name, tenant), count in out.items():
-                limit = row.running_max_per_tenant if tenant else row.running_max
-                assert name != row.name or limit is None or count <= limit, f"{count} of {name} are out for {tenant!r}"
-
-    async def _jobs(self) -> list[Any]:
+    async def _collect(self) -> None:
+        """What the shells left in the outbox is published, once."""
         async with postgres.transaction(self.engine) as conn:
-            found = await store.read_many(conn, self.all)
-        return [stored.job for stored in found.values()]
+            rows = await conn.fetch("DELETE FROM orchestrator.outbox RETURNING message_ids, subjects, bodies")
+        for row in rows:
+            self.sent += row["message_ids"]
+            for subject, body in zip(row["subjects"], row["bodies"], strict=True):
+                if subject.endswith(".run"):
+                    self.commands.append(RunPhase.model_validate_json(body))
+
+    def _pick(self, things: Sequence[T], which: int) -> T:
+        return things[which % len(things)]
+
+    @precondition(lambda self: len(self.jobs) < JOBS_MAX)
+    @rule(tenant=st.sampled_from("xy"), interactive=st.booleans(), batch=st.booleans(), version=replica)
+    def upload(self, tenant: str, interactive: bool, batch: bool, version: int) -> None:
+        lane: Lane = "interactive" if interactive else "bulk"
+        arrived = begins(self.pipelines[version], tenant, lane=lane, batch=uuid4() if batch else None)
+        self.jobs.append(arrived.job_id)
+        self.waiting.append(arrived)
+
+    @precondition(lambda self: self.waiting)
+    @rule(which=st.lists(any_of, min_size=1, max_size=4), by=replica)
+    def deliver(self, which: list[int], by: int) -> None:
+        """Some of what waits, in any order, in one batch, maybe twice in it."""
+        batch = [self._pick(self.waiting, one) for one in which]
+        self.run(self.shells[by].take(batch))
+        self._take_away(batch)
+
+    @precondition(lambda self: len(self.waiting) > 1)
+    @rule(one=any_of, other=any_of)
+    def deliver_to_both_at_once(self, one: int, other: int) -> None:
+        batches = [[self._pick(self.waiting, one), self._pick(self.waiting, other)], [self._pick(self.waiting, other)]]
+        works = [shell.take(batch) for shell, batch in zip(self.shells, batches, strict=True)]
+        self.run(_together(*works))
+        self._take_away(batches[0])
+
+    @precondition(lambda self: self.delivered)
+    @rule(which=any_of, by=replica)
+    def deliver_again(self, which: int, by: int) -> None:
+        old = self._pick(self.delivered, which)
+        [answer] = self.run(self.shells[by].take([old]))
+        assert old.message_id is None or answer == Answer(None, "the message was taken before")
+
+    @precondition(lambda self: self.waiting)
+    @rule(which=any_of, by=replica)
+    def die_before_the_commit(self, which: int, by: int) -> None:
+        async def dies(_conn: asyncpg.Connection, _answers: Sequence[Answer]) -> None:
+            raise ConnectionResetError
+
+        with pytest.raises((SafelightError, ConnectionResetError)):
+            self.run(self.shells[by].take([self._pick(self.waiting, which)], dies))
+
+    @precondition(lambda self: self.waiting)
+    @rule(which=any_of)
+    def lose_a_message(self, which: int) -> None:
+        lost = self._pick(self.waiting, which)
+        if not isinstance(lost.given, Begin):  # an upload was acknowledged only when the broker had it
+            self.waiting.remove(lost)
+
+    def _take_away(self, batch: Sequence[Arrived]) -> None:
+        for one in batch:
+            if one in self.waiting:
+                self.waiting.remove(one)
+                self.delivered.append(one)
+
+    # -- workers --------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.commands)
+    @rule(which=any_of, pages=st.integers(0, 3), gone=st.booleans())
+    def succeed(self, which: int, pages: int, gone: bool) -> None:
+        command = self._pick(self.commands, which)
+        facts: dict[str, Any] = {"pages": [f"p{n}" for n in range(pages)]} if command.phase == "find" else {}
+        done = succeeds(command.job_id, command.phase, command.attempt, item=command.item, **facts)
+        self._answer(command, done, gone)
+
+    @precondition(lambda self: self.commands)
+    @rule(which=any_of, code=st.sampled_from(["CALL_LOST", "OBJECT_MISSING", "IMAGE_CORRUPT"]), gone=st.booleans())
+    def fail(self, which: int, code: str, gone: bool) -> None:
+        command = self._pick(self.commands, which)
+        bad = PhaseFailed(**_about(command), code=code, detail="Grüße\x00", ended_at=now())
+        self._answer(command, Arrived(command.job_id, Failed(bad, now()), f"{command.key}.outcome", None), gone)
+
+    @precondition(lambda self: self.commands)
+    @rule(which=any_of, seconds=st.sampled_from([0, 3, 60]))
+    def defer(self, which: int, seconds: int) -> None:
+        command = self._pick(self.commands, which)
+        about = {**_about(command), "provider": "modal", "code": "PROVIDER_RATE_LIMITED"}
+        off = PhaseDeferred(**about, until=now() + timedelta(seconds=seconds), at=now())
+        self._answer(command, Arrived(command.job_id, Deferred(off, now()), f"{command.key}.deferred", None), True)
+
+    @precondition(lambda self: self.commands)
+    @rule(which=any_of)
+    def progress(self, which: int) -> None:
+        command = self._pick(self.commands, which)
+        hint = PhaseProgressed(**_about(command), fraction=0.5, at=now())
+        self._answer(command, Arrived(command.job_id, Progressed(hint, now()), None, None), False)
+
+    def _answer(self, command: RunPhase, arrived: Arrived, gone: bool) -> None:
+        """`gone`: the worker forgets the command; else it may answer once more, otherwise."""
+        self.waiting.append(arrived)
+        if gone:
+            self.commands.remove(command)
+
+    # -- time and room --------------------------------------------------------------------------
+
+    @precondition(lambda self: self.jobs)
+    @rule(seconds=st.sampled_from([1, 3, 11, 31, 130, 1000]), by=replica)
+    def time_passes(self, seconds: int, by: int) -> None:
+        async def passes() -> None:
+            for job in await self._unfinished():
+                await earlier(self.engine, job, timedelta(seconds=seconds))
+            await self.shells[by].wake()
+
+        self.run(passes())
+
+    @precondition(lambda self: self.jobs)
+    @rule(both=st.booleans(), by=replica)
+    def admit(self, both: bool, by: int) -> None:
+        shells = self.shells if both else [self.shells[by]]
+        self.run(_together(*(shell.admit() for shell in shells)))
+
+    @rule(by=replica)
+    def look(self, by: int) -> None:
+        self.run(self.shells[by].look())
+
+    # -- people ---------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=any_of, what=st.sampled_from(["cancel", "pause", "resume"]), by=replica)
+    def steer(self, which: int, what: str, by: int) -> None:
+        act = getattr(Operations(self.shells[by]), what)
+        self._allowed_or_not(act(OPERATOR, self._pick(self.jobs, which)))
+
+    @precondition(lambda self: self.ended)
+    @rule(
+        which=any_of,
+        start=st.sampled_from([None, Retry.START, "find", "page", "make", "extra"]),
+        version=st.sampled_from([PINNED, NEWEST]),
+        by=replica,
+    )
+    def retry(self, which: int, start: str | None, version: str, by: int) -> None:
+        job = self._pick(list(self.ended), which)
+        self._allowed_or_not(Operations(self.shells[by]).retry(OPERATOR, job, Again(start, {}, version)))
+
+    def _allowed_or_not(self, act: Coroutine[Any, Any, object]) -> None:
+        try:
+            self.run(act)
+        except SafelightError as refused:
+            if refused.code not in ("NOT_FOUND", "STATE_CONFLICT", "REQUEST_INVALID"):
+                raise
+
+    # -- what always holds ----------------------------------------------------------------------
+
+    @invariant()
+    def the_rows_say_what_the_jobs_say(self) -> None:
+        self.run(self._check())
+
+    async def _check(self) -> None:
+        await self._collect()
+        wrong = await broken_laws(self.engine, [self.name])
+        assert not wrong, "\n".join(wrong)
+        async with postgres.transaction(self.engine) as conn:
+            running = await conn.fetch(
+                "SELECT phase, tenant, count FROM orchestrator.running WHERE pipeline = $1", self.name
+            )
+            told = await conn.fetch(
+                "SELECT json_array_elements_text(effects) AS id FROM orchestrator.history "
+                "WHERE job_id = ANY($1::uuid[])",
+                self.jobs,
+            )
+            rows = await conn.fetch(
+                "SELECT id, revision, ended_at FROM orchestrator.jobs WHERE id = ANY($1::uuid[])", self.jobs
+            )
+            inputs = await conn.fetch(
+                "SELECT job_id, revision, input FROM orchestrator.history WHERE job_id = ANY($1::uuid[])", self.jobs
+            )
+        for phase_, tenant, count in running:
+            most = 2 if phase_ == "page" and tenant else LIMITS.get(phase_, 1000)
+            assert 0 <= count <= most, f"{count} of {phase_} are out for {tenant or 'everybody'}"
+        assert sorted(self.sent) == sorted(row["id"] for row in told), "each message left once, and no other"
+        steps = {(row["job_id"], row["revision"]): row["input"] for row in inputs}
+        for row in rows:
+            before = self.ended.pop(row["id"], None)
+            if before is not None and row["revision"] > before:
+                assert steps[row["id"], before + 1] == "Retry", "an ended job changes no more"
+            if row["ended_at"]:
+                self.ended[row["id"]] = row["revision"]
+
+    async def _unfinished(self) -> list[UUID]:
+        async with postgres.transaction(self.engine) as conn:
+            rows = await conn.fetch(
+                "SELECT id FROM orchestrator.jobs WHERE ended_at IS NULL AND id = ANY($1::uuid[])", self.jobs
+            )
+        return [row["id"] for row in rows]
 
     def teardown(self) -> None:
-        """Nobody answers any more: time alone ends every job."""
-        for _ in range(ROUNDS_MAX):
-            left = [job.id for job in self.run(self._jobs()) if not job.is_over]
+        self.run(self._end())
+
+    async def _end(self) -> None:
+        """From here on nobody answers and nothing comes: time alone ends every job."""
+        for n in range(300):
+            left = await self._unfinished()
             if not left:
-                return
+                break
             for job in left:
-                self.run(earlier(self.engine, job))
-            self.run(self.shells[0].wake())
-            self.rows_say_what_jobs_say()
-        raise AssertionError(f"{len(left)} jobs wait for ever")
+                await earlier(self.engine, job)
+            await self.shells[n % 2].look()
+            await self.shells[n % 2].wake()
+            await self.shells[n % 2].admit()
+        assert await self._unfinished() == []
+        await self._check()
+        await forget_rows(self.engine)
+
+
+def _about(command: RunPhase) -> dict[str, Any]:
+    return {"job_id": command.job_id, "phase": command.phase, "item": command.item, "attempt": command.attempt}
+
+
+async def _together(*works: Coroutine[Any, Any, object]) -> None:
+    await asyncio.gather(*works)
 
 
 @pytest.fixture
-def runner() -> Any:
-    with asyncio.Runner() as runner:
-        yield runner
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """One of its own: Hypothesis runs its machines outside of pytest's."""
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
 
 
-def test_whatever_the_world_does_the_rows_keep_the_law(
-    prepared: SetupSettings, environment_of: EnvironmentOf, runner: asyncio.Runner
+def test_the_rows_keep_their_laws_whatever_comes(
+    prepared: object, settings_of: SettingsOf, loop: asyncio.AbstractEventLoop
 ) -> None:
-    url = environment_of("orchestrator")["SAFELIGHT_POSTGRES_URL"]
-    engine = postgres.create_engine(url, service="stateful")
+    engine = engine_for(settings_of(Settings, "orchestrator"))
+    loop.run_until_complete(forget_rows(engine))
 
-    class Here(World):
-        pass
+    class Here(Deliveries):
+        def __init__(self) -> None:
+            super().__init__(loop, engine)
 
-    Here.runner, Here.engine = runner, engine
-    quick = settings(
-        max_examples=20,
-        stateful_step_count=30,
+    bounded = settings(
+        max_examples=15,
+        stateful_step_count=35,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        database=None,
+        print_blob=True,
     )
-    run_state_machine_as_test(Here, settings=quick)
-    runner.run(engine.dispose())
+    try:
+        run_state_machine_as_test(Here, settings=bounded)
+    finally:
+        loop.run_until_complete(forget_rows(engine))
+        loop.run_until_complete(engine.dispose())

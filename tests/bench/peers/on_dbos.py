@@ -3,11 +3,12 @@
 Each step's result and the workflow's state are committed to PostgreSQL before the next step begins.
 
 Settings, each for speed:
-- many jobs come through a queue, as it takes to spread them over worker processes; all of one go in
-  one transaction; the queue is looked at every 100 ms (default: each second), 32 workflows at once
-  per worker process, in threads: no slower than 4, 8, 16, 64, than a look every 1 to 20 ms, or asyncio
+- many jobs come through a queue, as it takes to spread them over worker processes; all go in one
+  transaction; the queue is looked at every 100 ms (default: each second), 32 workflows at once per
+  worker process, in threads. 4 to 64 at once, a look every 1 to 20 ms, asyncio in place of threads:
+  none was faster by more than the noise
 - a single job is started by the worker's process itself, which is told to over a socket, as a
-  program that embeds DBOS would do on a request: this needs no queue, and half the time
+  program that embeds DBOS would do on a request: this needs no queue and takes about half the time
 - 20 connections and LISTEN/NOTIFY, as by default; log level error
 
 The worker's process waits for the end of a single job and answers: no polling. That many jobs have

@@ -6,8 +6,8 @@ Settings, each for speed:
 - 10 tasks at once per worker process (asyncio), 10 connections; all jobs of one submission in
   transactions of 500
 - LISTEN/NOTIFY is on (default), and the table is looked at every 10 ms besides (default: 5 s): a
-  worker forgets a notification that comes in while it fetches, which these quick tasks meet about
-  every second time, and then waits for the next look. With the default, single jobs take up to 15 s
+  worker forgets a notification that comes in while it fetches, which happens often with such quick
+  tasks, and then waits for the next look. With the default, single jobs took up to 15 s
 - finished tasks are kept (default), as the other systems keep theirs
 
 procrastinate tells nobody that a task ended: we ask its table every 1 ms (single jobs) or 10 ms.

@@ -620,6 +620,13 @@ def test_an_item_reads_the_image_of_its_own_page() -> None:
     assert world.commands[-1].inputs["image"].key.endswith("b/1/image.png")
 
 
+def test_an_item_of_another_list_is_another_thing_though_it_has_the_same_name() -> None:
+    fan = (phase("a"), phase("b", "a", each="a.pages"), phase("c", "b", each="a.stamps"))
+    world = World(pipeline(*fan)).begins().succeeds("a", pages=["p1"], stamps=["p1"]).succeeds("b", "p1", image=True)
+    assert world.commands[-1].inputs["image"] == ORIGINAL
+    assert "b.p1.image.png" in world.commands[-1].inputs
+
+
 @pytest.mark.parametrize(
     ("pages", "ids"),
     [

@@ -1,4 +1,4 @@
-"""docs/lifecycle.md is what the machine does, and docs/guides/pipelines.md what its files may hold."""
+"""docs/lifecycle.md is what the machine does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_file_that_differs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_it_has_each_way_of_the_tables() -> None:
     ways = re.findall(r"^    (\w+) --> (\w+) :", drawn.text(), re.MULTILINE)
     over = {str(stand) for stand in Stand} - {"blocked", "ready", "out", "backoff", "spread"}
-    wanted = {("over" if a in over else str(a), str(b)) for a, b in [*TRANSITIONS, *JOB_TRANSITIONS]}
+    wanted = {("again" if a in over else str(a), str(b)) for a, b in [*TRANSITIONS, *JOB_TRANSITIONS]}
     assert set(ways) == wanted
 
 

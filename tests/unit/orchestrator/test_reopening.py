@@ -289,6 +289,13 @@ def test_a_phase_that_comes_back_in_a_later_version_uses_no_key_twice() -> None:
     assert (world.new_keys, world.state.spent) == (["c.2"], {"e": 1})
 
 
+def test_a_phase_that_was_gone_for_two_versions_uses_no_key_twice() -> None:
+    world = dead_in_c().is_retried(newest=again(CHAIN, 2, phase("e", "a"), c=None)).fails("e", "OBJECT_MISSING")
+    world.is_retried(newest=again(CHAIN, 3, phase("f", "a"), c=None)).fails("f", "OBJECT_MISSING")
+    assert world.state.spent == {"c": 1, "e": 1}
+    assert world.is_retried(newest=again(CHAIN, 4)).new_keys == ["c.2"]
+
+
 def test_items_of_a_phase_that_is_defined_anew_are_all_done_again() -> None:
     world = book("p1", bad="p2")
     assert world.pipeline is not None

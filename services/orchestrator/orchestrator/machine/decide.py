@@ -29,7 +29,7 @@ from contracts.jobs import Status
 from contracts.phases import PhaseSucceeded
 from orchestrator.machine import reopening
 from orchestrator.machine.effects import Effect
-from orchestrator.machine.following import ITEMS_MAX, advance, give_up
+from orchestrator.machine.following import advance, give_up
 from orchestrator.machine.inputs import (
     Admitted,
     Begin,
@@ -55,7 +55,7 @@ DETAIL_CHARS_MAX: Final = 300
 DEFERRED_LEAST_S: Final = 1.0  # so that a provider that says "now" is not asked in a circle
 LEASE_SLACK: Final = 0.25  # a lease lasts this much longer, and is renewed no more often than that
 
-__all__ = ["ITEMS_MAX", "NO_LIMITS", "Decision", "Room", "Rooms", "decide"]
+__all__ = ["NO_LIMITS", "Decision", "Room", "Rooms", "decide"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,14 +174,13 @@ Rows = Mapping[tuple[Stand, Stand], str] | Mapping[tuple[Status, Status], str]
 
 
 def _diagram(rows: Rows, first: str, last: Iterable[str]) -> str:
-    """A Mermaid state diagram; the endings are one box, so that ways back are drawn once."""
+    """A Mermaid state diagram; ways back from the endings meet in one box, so that they are drawn once."""
     over = list(last)
-    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {first}", "    state over {"]
-    lines += [f"        {ending}" for ending in over]
-    lines.append("    }")
-    ways = dict.fromkeys(("over" if a in over else str(a), str(b), cause) for (a, b), cause in rows.items())
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {first}"]
+    ways = dict.fromkeys(("again" if a in over else str(a), str(b), cause) for (a, b), cause in rows.items())
     # Mermaid ends a statement at a semicolon.
     lines += [f"    {a} --> {b} : {cause.replace(';', ',')}" for a, b, cause in ways]
+    lines += [f"    {ending} --> again" for ending in over]
     return "\n".join([*lines, "```\n"])
 
 

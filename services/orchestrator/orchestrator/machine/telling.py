@@ -35,7 +35,9 @@ from orchestrator.machine.job import Job, PhaseState
 from orchestrator.machine.step import Step
 from orchestrator.machine.waiting import waiting_on
 
-DETAILED_MAX: Final = 100  # so many units are told of with what went wrong in words; a dead letter has them always
+# So many units are told of with what went wrong in words: 100 of at most 300 letters, each of up to 6 bytes as JSON,
+# are 180 kB. A dead letter has the words always.
+DETAILED_MAX: Final = 100
 
 
 def told(step: Step, job: Job) -> list[Event]:
