@@ -50,6 +50,11 @@ check:
     uv run mypy contracts runtime services deploy tests start.py
     uv run lint-imports
 
+# kill processes at random while jobs run, then count: `just chaos --jobs 500 --seconds 190 --seed 7`
+[no-exit-message]
+chaos *arguments:
+    uv run python -m tests.chaos {{ arguments }}
+
 # measure; without a name, everything: `just bench idle`
 bench *names:
     uv run python -m tests.bench {{ names }}

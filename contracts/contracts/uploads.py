@@ -13,7 +13,6 @@ from contracts.channel import Channel
 from contracts.message import Message
 from contracts.topology import EVENTS
 
-
 Lane = Literal["interactive", "bulk"]  # who goes first where work has to wait
 
 # What a caller may choose; a pipeline reads them as `options.NAME`.

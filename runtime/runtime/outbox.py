@@ -232,6 +232,8 @@ class Outbox:
                 .with_for_update(skip_locked=True)
             )
             left = rows.all()
+            if left and not self._js._nc.is_connected:
+                raise error("BROKER_UNAVAILABLE")  # to wait for it would keep one of few connections busy
             messages = [
                 Outgoing(message_id, subject, json.loads(headers), body)
                 for _, *parts in left

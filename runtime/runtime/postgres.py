@@ -17,7 +17,9 @@ from typing import Any, Final
 import asyncpg
 from sqlalchemy import ExceptionContext, MetaData, event
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from contracts.errors import Transient, error
 
@@ -48,6 +50,7 @@ def create_engine(url: str, *, service: str, connections_max: int = 5, pre_ping:
     """
     engine = create_async_engine(
         driver_url(url),
+        poolclass=_Pool,
         pool_size=1,
         max_overflow=connections_max - 1,
         pool_pre_ping=pre_ping,
@@ -58,6 +61,16 @@ def create_engine(url: str, *, service: str, connections_max: int = 5, pre_ping:
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "handle_error", _lost)
     return engine
+
+
+class _Pool(AsyncAdaptedQueuePool):
+    """Who waits in vain for a connection finds the database as unavailable as who gets none."""
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        try:
+            return super()._do_get()
+        except PoolTimeout as problem:
+            raise unavailable() from problem
 
 
 def _connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:

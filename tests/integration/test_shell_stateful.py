@@ -18,7 +18,14 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import SafelightError
@@ -48,11 +55,12 @@ from tests.integration.orchestra import (
 T = TypeVar("T")
 RETRY = {"*": (2.0, 5.0)}
 LIMITS = {"find": 2, "page": 3, "make": 2}  # and one tenant may have two pages
-JOBS_MAX = 5
+JOBS_MAX = 6
 OPERATOR = Actor("operator:hypothesis", None, "because")
 
 any_of = st.integers(0, 999)  # one of what there is, modulo how many there are
 replica = st.integers(0, 1)
+late = st.sampled_from([False, False, True])
 
 
 def versions() -> tuple[Pipeline, Pipeline]:
@@ -115,13 +123,24 @@ class Deliveries(RuleBasedStateMachine):
     def _pick(self, things: Sequence[T], which: int) -> T:
         return things[which % len(things)]
 
+    @initialize(tenants=st.lists(st.sampled_from("xy"), min_size=1, max_size=3))
+    def begin(self, tenants: list[str]) -> None:
+        for tenant in tenants:
+            self.upload(tenant, True, False, 0, False)
+
     @precondition(lambda self: len(self.jobs) < JOBS_MAX)
-    @rule(tenant=st.sampled_from("xy"), interactive=st.booleans(), batch=st.booleans(), version=replica)
-    def upload(self, tenant: str, interactive: bool, batch: bool, version: int) -> None:
+    @rule(tenant=st.sampled_from("xy"), interactive=st.booleans(), batch=st.booleans(), version=replica, late=late)
+    def upload(self, tenant: str, interactive: bool, batch: bool, version: int, late: bool) -> None:
         lane: Lane = "interactive" if interactive else "bulk"
         arrived = begins(self.pipelines[version], tenant, lane=lane, batch=uuid4() if batch else None)
         self.jobs.append(arrived.job_id)
+        self._send(arrived, late)
+
+    def _send(self, arrived: Arrived, late: bool) -> None:
+        """On its way; it arrives at once unless it is `late`."""
         self.waiting.append(arrived)
+        if not late:
+            self.deliver([len(self.waiting) - 1], len(self.delivered) % 2)
 
     @precondition(lambda self: self.waiting)
     @rule(which=st.lists(any_of, min_size=1, max_size=4), by=replica)
@@ -171,40 +190,51 @@ class Deliveries(RuleBasedStateMachine):
     # -- workers --------------------------------------------------------------------------------
 
     @precondition(lambda self: self.commands)
-    @rule(which=any_of, pages=st.integers(0, 3), gone=st.booleans())
-    def succeed(self, which: int, pages: int, gone: bool) -> None:
+    @rule(which=any_of, pages=st.integers(0, 4), gone=st.booleans(), late=late)
+    def succeed(self, which: int, pages: int, gone: bool, late: bool) -> None:
         command = self._pick(self.commands, which)
-        facts: dict[str, Any] = {"pages": [f"p{n}" for n in range(pages)]} if command.phase == "find" else {}
-        done = succeeds(command.job_id, command.phase, command.attempt, item=command.item, **facts)
-        self._answer(command, done, gone)
+        self._answer(command, _success(command, pages), gone, late)
 
     @precondition(lambda self: self.commands)
-    @rule(which=any_of, code=st.sampled_from(["CALL_LOST", "OBJECT_MISSING", "IMAGE_CORRUPT"]), gone=st.booleans())
-    def fail(self, which: int, code: str, gone: bool) -> None:
+    @rule(pages=st.integers(2, 4), by=replica, room=st.booleans())
+    def succeed_all(self, pages: int, by: int, room: bool) -> None:
+        """A good moment: everything that is out succeeds, the newest first."""
+        batch = [_success(command, pages) for command in reversed(self.commands)]
+        self.commands.clear()
+        self.run(self.shells[by].take(batch))
+        self.delivered += batch
+        if room:
+            self.admit(False, by)
+
+    @precondition(lambda self: self.commands)
+    @rule(which=any_of, code=st.sampled_from(["CALL_LOST", "OBJECT_MISSING"]), gone=st.booleans(), late=late)
+    def fail(self, which: int, code: str, gone: bool, late: bool) -> None:
         command = self._pick(self.commands, which)
         bad = PhaseFailed(**_about(command), code=code, detail="Grüße\x00", ended_at=now())
-        self._answer(command, Arrived(command.job_id, Failed(bad, now()), f"{command.key}.outcome", None), gone)
+        self._answer(command, Arrived(command.job_id, Failed(bad, now()), f"{command.key}.outcome", None), gone, late)
 
     @precondition(lambda self: self.commands)
-    @rule(which=any_of, seconds=st.sampled_from([0, 3, 60]))
-    def defer(self, which: int, seconds: int) -> None:
+    @rule(which=any_of, seconds=st.sampled_from([0, 3, 60]), late=late)
+    def defer(self, which: int, seconds: int, late: bool) -> None:
         command = self._pick(self.commands, which)
         about = {**_about(command), "provider": "modal", "code": "PROVIDER_RATE_LIMITED"}
         off = PhaseDeferred(**about, until=now() + timedelta(seconds=seconds), at=now())
-        self._answer(command, Arrived(command.job_id, Deferred(off, now()), f"{command.key}.deferred", None), True)
+        self._answer(
+            command, Arrived(command.job_id, Deferred(off, now()), f"{command.key}.deferred", None), True, late
+        )
 
     @precondition(lambda self: self.commands)
     @rule(which=any_of)
     def progress(self, which: int) -> None:
         command = self._pick(self.commands, which)
         hint = PhaseProgressed(**_about(command), fraction=0.5, at=now())
-        self._answer(command, Arrived(command.job_id, Progressed(hint, now()), None, None), False)
+        self._answer(command, Arrived(command.job_id, Progressed(hint, now()), None, None), False, False)
 
-    def _answer(self, command: RunPhase, arrived: Arrived, gone: bool) -> None:
+    def _answer(self, command: RunPhase, arrived: Arrived, gone: bool, late: bool) -> None:
         """`gone`: the worker forgets the command; else it may answer once more, otherwise."""
-        self.waiting.append(arrived)
         if gone:
             self.commands.remove(command)
+        self._send(arrived, late)
 
     # -- time and room --------------------------------------------------------------------------
 
@@ -315,6 +345,11 @@ class Deliveries(RuleBasedStateMachine):
         assert await self._unfinished() == []
         await self._check()
         await forget_rows(self.engine)
+
+
+def _success(command: RunPhase, pages: int) -> Arrived:
+    facts: dict[str, Any] = {"pages": [f"p{n}" for n in range(pages)]} if command.phase == "find" else {}
+    return succeeds(command.job_id, command.phase, command.attempt, item=command.item, **facts)
 
 
 def _about(command: RunPhase) -> dict[str, Any]:
