@@ -170,8 +170,6 @@ async def _kill(home: Home, noop: Noop, plan: Plan, chance: random.Random, repor
             with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
                 os.kill(pid, signal.SIGKILL)
                 report.kills[victim] += 1
-                print(round(time.monotonic() - began, 1), victim, flush=True)
-                report.storm_s = time.monotonic() - began
 
 
 # -- jobs --------------------------------------------------------------------------------------
