@@ -79,7 +79,7 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("TOO_MANY_ITEMS",           False, _C, 422, "The file has more parts than one job may have."),
     ErrorCode("FACT_INVALID",             False, _O, 500, "A phase's facts do not have the shape that another needs."),
     ErrorCode("PIPELINE_CHANGED",         False, _O, 500, "Nobody knows the definition of the pipeline of this job."),
-    ErrorCode("WORKER_LOST",              True,  _O, 500, "Each process that took the message died before settling it."),
+    ErrorCode("WORKER_LOST",              True,  _O, 500, "Each process that took the message died with it."),
     # -- GPU calls ----------------------------------------------------------------------------
     ErrorCode("CALL_DEADLINE",            True,  _N, 504, "The call did not end before its deadline and was stopped."),
     ErrorCode("CALL_LOST",                True,  _N, 502, "The worker died while it ran the call."),
