@@ -482,7 +482,7 @@ async def test_an_older_version_keeps_the_limits_of_the_newest(engine: AsyncEngi
 
 async def test_a_count_that_says_more_than_there_is_puts_itself_right(engine: AsyncEngine) -> None:
     async with bench(engine, pipeline(phase("a", running_max=1))) as desk:
-        jobs = [await desk.begun("x"), await desk.begun("x"), await desk.begun("y")]
+        jobs = [await desk.begun("x"), await desk.begun("y"), await desk.begun("z")]
         async with engine.begin() as conn:  # somebody deletes by hand what a tenant wants forgotten
             await conn.exec_driver_sql("DELETE FROM orchestrator.jobs WHERE id = $1", (jobs[1],))
         await desk.shell.take([succeeds(jobs[0], "a")])
