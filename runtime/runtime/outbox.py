@@ -11,6 +11,7 @@ All messages of one transaction are one row: a batch of 200 costs the database a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
@@ -248,17 +249,22 @@ class Outbox:
         """Sweep at the start (a crash left everything it had) and then at a calm pace, until cancelled."""
         age_s, next_sweep = 0.0, 0.0
         clock = asyncio.get_running_loop().time
-        while True:
-            try:
-                await self.forget_confirmed()
-                if clock() >= next_sweep:
-                    while swept := await self.sweep(age_s):
-                        log.info("outbox.swept", messages=swept)
-                    age_s = SWEEP_AGE_S
-                    next_sweep = clock() + SWEEP_EVERY_S
-            except Exception as problem:
-                log.warning("outbox.sweep_failed", error=type(problem).__name__)
-            await asyncio.sleep(FORGET_EVERY_S)
+        try:
+            while True:
+                try:
+                    await self.forget_confirmed()
+                    if clock() >= next_sweep:
+                        while swept := await self.sweep(age_s):
+                            log.info("outbox.swept", messages=swept)
+                        age_s = SWEEP_AGE_S
+                        next_sweep = clock() + SWEEP_EVERY_S
+                except Exception as problem:
+                    log.warning("outbox.sweep_failed", error=type(problem).__name__)
+                await asyncio.sleep(FORGET_EVERY_S)
+        finally:  # else the next process would publish once more what the broker has
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(FORGET_EVERY_S):
+                    await self.forget_confirmed()
 
     async def forget_confirmed(self) -> None:
         """Delete the rows whose messages the broker has."""

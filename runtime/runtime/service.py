@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        if hasattr(self, "_asked"):  # else it is still starting, and will look by itself
+        if hasattr(self, "_asked") and not self._loop.is_closed():  # else it will look by itself, or is over
             self._loop.call_soon_threadsafe(self._asked.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -25,6 +25,8 @@ EngineOf = Callable[[str], AsyncEngine]
 @pytest.fixture
 async def engine(engine_of: EngineOf) -> AsyncIterator[AsyncEngine]:
     made = engine_of("ingest")
+    async with made.begin() as conn:  # what a service was stopped with, before it came to forget it
+        await conn.execute(text("DELETE FROM ingest.outbox"))
     yield made
     async with made.begin() as conn:
         await conn.execute(text("DELETE FROM ingest.outbox"))
