@@ -231,9 +231,10 @@ class Delivery:
     def message_id(self) -> str:
         """What the inbox knows it by: its CloudEvents id, which a message keeps when it is sent again.
 
-        A message of a stranger, without one, is named by its place in the stream.
+        A message of a stranger, without one, goes by its Nats-Msg-Id, or by its place in the stream.
         """
-        return self.headers.get(HEADER_ID) or f"{self.raw.metadata.stream}.{self.sequence}"
+        known = self.headers.get(HEADER_ID) or self.headers.get(HEADER_MESSAGE_ID)
+        return known or f"{self.raw.metadata.stream}.{self.sequence}"
 
     @property
     def traceparent(self) -> str | None:

@@ -49,7 +49,9 @@ ROWS: Final = {
                 "WHERE starts_with(key, $1::uuid::text) ORDER BY key",
     "shown":    "SELECT * FROM output.jobs WHERE id = $1",
     "phases":   "SELECT * FROM output.phases WHERE job_id = $1 ORDER BY name, item",
-    "shown_as": "SELECT type FROM output.events WHERE job_id = $1 AND type <> 'phase.v1.progressed' ORDER BY type",
+    # Each kind once: an event that the sweep publishes after a newer one is no news any more, and is not shown.
+    "shown_as": "SELECT DISTINCT type FROM output.events "
+                "WHERE job_id = $1 AND type <> 'phase.v1.progressed' ORDER BY type",
 }
 # fmt: on
 

@@ -717,8 +717,8 @@ async def test_a_replay_goes_on_after_a_restart_with_two_replicas_that_share_it(
     settings: Settings, engine: AsyncEngine, nc: Client
 ) -> None:
     async with open_desk(settings, engine, nc) as desk:
-        jobs = await desk.all_died(24)
-        body: dict[str, Any] = {"filter": {"tenant": "alice"}, "rate_per_s": 10, "reason": "r"}
+        jobs = await desk.all_died(14)
+        body: dict[str, Any] = {"filter": {"tenant": "alice"}, "rate_per_s": 8, "reason": "r"}
         replay = (await desk.post(f"{LETTERS}/replay", "ops", 202, **body))["id"]
 
         async def begun() -> bool:
@@ -730,7 +730,7 @@ async def test_a_replay_goes_on_after_a_restart_with_two_replicas_that_share_it(
         desk = await stack.enter_async_context(seated(sites[0].url, engine, nc))
         assert (await desk.get(f"{LETTERS}/replays/{replay}", "ops"))["remaining"] > 0
         done = await _state(desk, replay, "succeeded")
-        assert (done["total"], done["replayed"], done["refused"]) == (24, 24, 0)
+        assert (done["total"], done["replayed"], done["refused"]) == (14, 14, 0)
         for job in jobs:
             await desk.reaches(job, "succeeded")
             inputs = [step["input"] for step in (await desk.get(f"/v1/jobs/{job}/history"))["steps"]]

@@ -491,6 +491,16 @@ async def test_a_count_that_says_more_than_there_is_puts_itself_right(engine: As
         await desk.laws()
 
 
+async def test_counts_that_were_deleted_by_hand_are_counted_anew_from_nothing(engine: AsyncEngine) -> None:
+    async with bench(engine, pipeline(phase("a", running_max=3))) as desk:
+        first = await desk.begun()
+        await desk.shell.take([succeeds(first, "a")])
+        async with engine.begin() as conn:
+            await conn.exec_driver_sql("DELETE FROM orchestrator.running")
+        await desk.begun()
+        await desk.laws()
+
+
 async def test_where_others_always_take_the_room_a_batch_lets_its_units_wait(engine: AsyncEngine) -> None:
     """A transaction that loses its room too often does not fail: it counts on none."""
 

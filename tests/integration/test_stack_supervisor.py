@@ -185,7 +185,7 @@ def test_data_whose_passwords_are_lost_are_refused(home: Home) -> None:
     ("name", "never"),
     [
         pytest.param("console", ("NATS", "POSTGRES", "S3_ACCESS", "S3_SECRET", "API"), id="console has no credential"),
-        pytest.param("orchestrator", ("S3", "API_KEYS"), id="orchestrator sees no object"),
+        pytest.param("orchestrator", ("S3",), id="orchestrator sees no object"),
         pytest.param("gpu-bridge", ("API_KEYS",), id="gpu-bridge checks no API key"),
     ],
 )

@@ -36,7 +36,7 @@ class Capacity:
 
     def __post_init__(self) -> None:
         self.known = False  # whether the counts were read since the last mishap
-        self._rows: set[Place] = set()
+        self._rows: set[Place] = set()  # the places that are known to have a row in the database
         self._running: dict[PhaseId, dict[str, int]] = defaultdict(dict)
         self._waiting: dict[PhaseId, dict[tuple[str, str], int]] = {}
         self._turns: dict[PhaseId, dict[str, int]] = defaultdict(dict)  # when each tenant last got room, by number
@@ -46,8 +46,8 @@ class Capacity:
         """Take over what the database says."""
         self._running.clear()
         self._waiting.clear()
-        self._rows = set(running)
         self.correct(running)
+        self.opened(running)
         for (pipeline, phase, lane, tenant), count in waiting.items():
             self._waiting.setdefault((pipeline, phase), {})[lane, tenant] = count
         self.known = True
@@ -58,8 +58,16 @@ class Capacity:
             self._running[pipeline, phase][tenant] = count
 
     def without_row(self, places: Iterable[Place]) -> list[Place]:
-        """Those that are not known to have a row in the database. One that is not committed yet is none."""
+        """Those that are not known to have a row in the database."""
         return [place for place in places if place not in self._rows]
+
+    def opened(self, places: Iterable[Place]) -> None:
+        """These have a row that is committed."""
+        self._rows.update(places)
+
+    def forget_rows(self) -> None:
+        """What was thought to have a row has none: somebody deleted it."""
+        self._rows.clear()
 
     def rooms(self, tenant: str, pipeline: Pipeline, *, waited: bool = False, closed: bool = False) -> Rooms:
         """What a unit of this tenant finds, phase by phase, when asked.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeVar
 from uuid import UUID
@@ -86,6 +86,7 @@ class _Transaction:
     conn: asyncpg.Connection
     modest: bool
     stirred: bool = False  # room was freed or units came to wait: admission has something to look at
+    opened: list[Place] = field(default_factory=list)  # what is counted for the first time
 
 
 Lines = dict[UUID, dict[Unit, datetime]]  # by job: its units that wait for room, and since when
@@ -272,6 +273,7 @@ class Shell:
                 self._capacity.known = False  # it has counted what never happened
                 raise
             else:
+                self._capacity.opened(this.opened)
                 if this.stirred:
                     self.freed.set()  # not before the commit: admission would not see it
                 return done
@@ -322,9 +324,13 @@ class Shell:
         running = {place: by for place, by in running.items() if by}
         if new := self._capacity.without_row(running):
             await store.open_places(this.conn, new)
+            this.opened += new
         jobs = [(held[s.job.id].revision if s.job.id in held else 0, s) for s in changed]
         counts = await store.write(this.conn, Changes(jobs, steps, messages, running))
-        if len(counts) < len(running) or self._capacity.overdrawn(running, counts):
+        if len(counts) < len(running):
+            self._capacity.forget_rows()
+            raise _RoomTaken
+        if self._capacity.overdrawn(running, counts):
             raise _RoomTaken
         self._capacity.correct(counts)
         come, gone = _turns(changed, before_lines, lines)

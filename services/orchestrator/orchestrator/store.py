@@ -246,8 +246,11 @@ async def open_places(conn: asyncpg.Connection, places: Iterable[Place]) -> None
 
 
 async def counts(conn: asyncpg.Connection) -> tuple[dict[Place, int], dict[tuple[str, str, str, str], int]]:
-    """How many commands are out (pipeline, phase, tenant) and how many units wait (pipeline, phase, lane, tenant)."""
-    running = await conn.fetch("SELECT pipeline, phase, tenant, count FROM orchestrator.running")
+    """How many commands are out (pipeline, phase, tenant) and how many units wait (pipeline, phase, lane, tenant).
+
+    What is not named is none.
+    """
+    running = await conn.fetch("SELECT pipeline, phase, tenant, count FROM orchestrator.running WHERE count <> 0")
     waiting = await conn.fetch(
         "SELECT pipeline, phase, lane, tenant, count FROM orchestrator.waiting_counts WHERE count > 0"
     )
