@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from nats.errors import Error as NatsError
+from pydantic_core import to_json
 from sqlalchemy import ARRAY, Column, DateTime, LargeBinary, MetaData, Table, Text, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -186,7 +187,7 @@ def parcel(messages: Sequence[Outgoing]) -> Parcel:
         messages[0].message_id,
         [m.message_id for m in messages],
         [m.subject for m in messages],
-        [json.dumps(m.headers) for m in messages],
+        [to_json(m.headers).decode() for m in messages],
         [m.body for m in messages],
     )
 

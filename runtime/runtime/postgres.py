@@ -43,16 +43,17 @@ def driver_url(url: str) -> str:
     return re.sub(r"^postgres(ql)?(\+asyncpg)?://", "postgresql+asyncpg://", url)
 
 
-def create_engine(url: str, *, service: str, connections_max: int = 5, pre_ping: bool = True) -> AsyncEngine:
+def create_engine(url: str, *, service: str, connections_max: int = 5, connections_kept: int = 1, pre_ping: bool = True) -> AsyncEngine:
     """An engine whose connections are checked before use, so that a database restart costs no request.
 
+    `connections_kept` stay open while idle; the rest, up to the most, are made for as long as they are needed.
     Without `pre_ping` a hot path saves that round trip, and the first work after a restart is done again.
     """
     engine = create_async_engine(
         driver_url(url),
         poolclass=_Pool,
-        pool_size=1,
-        max_overflow=connections_max - 1,
+        pool_size=connections_kept,
+        max_overflow=connections_max - connections_kept,
         pool_pre_ping=pre_ping,
         pool_timeout=10,
         hide_parameters=True,  # what a statement was given is nothing for a log

@@ -5,7 +5,6 @@ It takes commands and publishes outcomes as every worker of Safelight does; ther
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import nats
+import uvloop
 from nats.aio.client import Client
 
 from contracts import topology
@@ -58,4 +58,4 @@ if __name__ == "__main__":
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # as every service does
     given = (os.environ.get(f"SAFELIGHT_NATS_{name}") for name in ("URL", "USER", "PASSWORD"))
-    asyncio.run(work(*given))  # type: ignore[arg-type]  # the URL is always there
+    uvloop.run(work(*given))  # type: ignore[arg-type]  # the URL is always there

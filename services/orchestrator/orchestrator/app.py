@@ -26,6 +26,7 @@ from runtime.outbox import Outbox
 from runtime.settle import consume_batches
 
 TICK_S = 0.8  # under the second within which a timer must fire
+READERS = 2  # one batch is decided while the other waits for the database
 BATCH_MAX = 200  # inputs in a transaction: beyond that it gets no cheaper, only longer
 log = logs.get()
 
@@ -68,7 +69,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     declared += in_folder(settings.pipelines_dir) if settings.pipelines_dir else []
     url = settings.postgres_url.get_secret_value()
     engine = postgres.create_engine(url, service=SOURCE, connections_max=10)
-    hot = postgres.create_engine(url, service=f"{SOURCE}-hot", connections_max=4, pre_ping=False)
+    hot = postgres.create_engine(url, service=f"{SOURCE}-hot", connections_max=4, connections_kept=READERS, pre_ping=False)
     try:
         async with service.nats_broker(app, settings, SOURCE) as (_, nc):
             async with engine.begin() as conn:
@@ -83,7 +84,10 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             replays = Replays(engine, js, shell, operations, settings.gpu_usd_per_s)
             app.state.use_cases = UseCases(engine, shell, operations, replays)
             async with service.background(
-                consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs, batch_max=BATCH_MAX),
+                *(
+                    consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs, batch_max=BATCH_MAX)
+                    for _ in range(READERS)
+                ),
                 consume_batches(nc, topology.consumer("orchestrator-dead"), handlers.dead_letters),
                 consume_batches(nc, topology.consumer("orchestrator-lost"), handlers.lost),
                 _repeat("wake", partial(_wake, shell), _tick),

@@ -223,7 +223,7 @@ async def write(conn: asyncpg.Connection, changes: Changes) -> dict[Place, int]:
         [s.revision for s in steps],
         [s.at for s in steps],
         [s.input for s in steps],
-        [json.dumps(s.effects) for s in steps],
+        [_WRITE.encode(s.effects).decode() for s in steps],
         *(parcel(changes.messages) if changes.messages else _NO_PARCEL),
         [place[0] for place in changes.running],
         [place[1] for place in changes.running],
