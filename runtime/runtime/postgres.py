@@ -43,7 +43,9 @@ def driver_url(url: str) -> str:
     return re.sub(r"^postgres(ql)?(\+asyncpg)?://", "postgresql+asyncpg://", url)
 
 
-def create_engine(url: str, *, service: str, connections_max: int = 5, connections_kept: int = 1, pre_ping: bool = True) -> AsyncEngine:
+def create_engine(
+    url: str, *, service: str, connections_max: int = 5, connections_kept: int = 1, pre_ping: bool = True
+) -> AsyncEngine:
     """An engine whose connections are checked before use, so that a database restart costs no request.
 
     `connections_kept` stay open while idle; the rest, up to the most, are made for as long as they are needed.

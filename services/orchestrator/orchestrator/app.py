@@ -69,7 +69,9 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     declared += in_folder(settings.pipelines_dir) if settings.pipelines_dir else []
     url = settings.postgres_url.get_secret_value()
     engine = postgres.create_engine(url, service=SOURCE, connections_max=10)
-    hot = postgres.create_engine(url, service=f"{SOURCE}-hot", connections_max=4, connections_kept=READERS, pre_ping=False)
+    hot = postgres.create_engine(
+        url, service=f"{SOURCE}-hot", connections_max=4, connections_kept=READERS, pre_ping=False
+    )
     try:
         async with service.nats_broker(app, settings, SOURCE) as (_, nc):
             async with engine.begin() as conn:

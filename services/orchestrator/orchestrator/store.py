@@ -5,7 +5,6 @@ Everything here runs in the caller's transaction, on asyncpg itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
