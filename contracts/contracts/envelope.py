@@ -36,13 +36,31 @@ class WriteUrl(_Part):
     key: str
 
 
+class Marks(_Part):
+    """Presigned links to the three small objects that make an item's work happen once, and tell of it.
+
+    `claim` (PUT, `If-None-Match: *`) is written before anything else: who comes second reads it by
+    `claimed` (GET) and does no work, unless it is its own. `progress` (PUT) is overwritten by the
+    loop that does the work. `result` (PUT, `If-None-Match: *`) is written last: it is the truth.
+    """
+
+    claim: str
+    claimed: str
+    progress: str
+    result: str
+
+
 class Item(_Part):
-    """One unit of work: a photo, a page. `inputs` and `outputs` are by role (`image`, `lut`)."""
+    """One unit of work: a photo, a page. `inputs` and `outputs` are by role (`image`, `lut`).
+
+    Without `marks` nobody keeps account of it (a smoke test).
+    """
 
     id: str
     inputs: dict[str, ReadUrl]
     outputs: dict[str, WriteUrl]
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    marks: Marks | None = None
 
 
 class CallRequest(_Part):
@@ -51,9 +69,27 @@ class CallRequest(_Part):
     version: Literal[1] = ENVELOPE_VERSION
     call_id: str
     function: str  # e.g. "style.apply"
+    function_version: int = 1
     items: list[Item]
     deadline: datetime
     traceparent: str | None = None
+
+
+class Claim(_Part):
+    """Who works on an item: the provider's name for the call, or VOID: nobody may, for it came too late."""
+
+    owner: str
+    at: datetime
+
+
+VOID: Final = "void"
+
+
+class Progress(_Part):
+    """How far an item is (0..1), told by the loop that does the work: one that hangs falls silent."""
+
+    fraction: float = Field(ge=0, le=1)
+    at: datetime
 
 
 class StoredOutput(_Part):
@@ -75,12 +111,13 @@ class ItemError(_Part):
 
 
 class ItemResult(_Part):
-    """How one item ended: `error` is None when it succeeded."""
+    """How one item ended: `error` is None when it succeeded. `duplicate_of` names whose work it is instead."""
 
     id: str
     outputs: dict[str, StoredOutput] = Field(default_factory=dict)
     facts: dict[str, JsonValue] = Field(default_factory=dict)
     error: ItemError | None = None
+    duplicate_of: str | None = None
 
 
 class SpanRecord(_Part):
@@ -94,6 +131,28 @@ class SpanRecord(_Part):
     attributes: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
 
+class Usage(_Part):
+    """What a call, or its share of one, used. `cold`: it was the first that its process ran."""
+
+    started_at: datetime
+    ended_at: datetime
+    cold: bool = False
+    boot_s: float = 0.0  # from the start of the process to its first call; 0 unless cold
+
+
+class Result(_Part):
+    """The result object of one item: all that its call would have answered about it."""
+
+    version: Literal[1] = ENVELOPE_VERSION
+    owner: str
+    function: str
+    engine: str
+    device: str
+    item: ItemResult
+    usage: Usage
+    spans: list[SpanRecord] = Field(default_factory=list)
+
+
 class CallResponse(_Part):
     """How the call ended. `error` is set when the call as a whole failed; else see each item."""
 
@@ -103,5 +162,6 @@ class CallResponse(_Part):
     engine: str = ""  # e.g. "skin-smoothing@1"
     device: str = ""  # "cpu" or the GPU's type
     items: list[ItemResult] = Field(default_factory=list)
+    usage: Usage | None = None
     spans: list[SpanRecord] = Field(default_factory=list)
     error: ItemError | None = None

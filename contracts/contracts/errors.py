@@ -81,12 +81,23 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("PIPELINE_CHANGED",         False, _O, 500, "Nobody knows the definition of the pipeline of this job."),
     ErrorCode("WORKER_LOST",              True,  _O, 500, "Each process that took the message died with it."),
     # -- GPU calls ----------------------------------------------------------------------------
+    ErrorCode("CALL_QUEUE_DEADLINE",      True,  _N, 504, "No provider had room for the call in time."),
+    ErrorCode("CALL_START_DEADLINE",      True,  _N, 504, "The provider took the call and did not start it in time."),
+    ErrorCode("CALL_STALLED",             True,  _N, 504, "The call started and then told of no progress."),
+    ErrorCode("CALL_RUN_DEADLINE",        True,  _N, 504, "The call ran longer than its function may."),
     ErrorCode("CALL_DEADLINE",            True,  _N, 504, "The call did not end before its deadline and was stopped."),
     ErrorCode("CALL_LOST",                True,  _N, 502, "The worker died while it ran the call."),
+    ErrorCode("CALL_KILLED",              True,  _N, 502, "The provider ended the call: out of memory, or stopped."),
+    ErrorCode("CALL_EXPIRED",             True,  _N, 502, "The provider has forgotten the call; no result is there."),
+    ErrorCode("ANSWER_INVALID",           False, _O, 502, "The provider's answer is not what it was asked for."),
     ErrorCode("FUNCTION_UNKNOWN",         False, _O, 500, "No GPU function has this name and version."),
     ErrorCode("NO_PROVIDER",              True,  _O, 503, "No allowed provider is available for this function."),
+    ErrorCode("PROVIDER_UNKNOWN",         False, _C, 404, "No provider has this name here."),
     ErrorCode("PROVIDER_UNAVAILABLE",     True,  _N, 503, "The provider takes no work at the moment."),
     ErrorCode("PROVIDER_RATE_LIMITED",    True,  _N, 503, "The provider takes no more work before a certain time."),
+    ErrorCode("PROVIDER_TIMEOUT",         True,  _N, 504, "The provider did not answer in time, but may have acted."),
+    ErrorCode("PROVIDER_UNAUTHORIZED",    True,  _O, 503, "The provider does not accept our credentials."),
+    ErrorCode("PROVIDER_REJECTED",        False, _O, 502, "The provider refuses this call as it is."),
 )  # fmt: skip
 
 
