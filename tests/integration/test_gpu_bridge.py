@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psutil
 import pytest
 from nats.aio.client import Client
 from sqlalchemy import text
@@ -32,7 +28,6 @@ from gpu_bridge.app import build
 from gpu_bridge.call import TRANSITIONS, Move, State, Submission, after
 from gpu_bridge.catalog import Function
 from gpu_bridge.handlers import Handlers
-from gpu_bridge.providers.local import LocalProvider
 from gpu_bridge.providers.port import Available, Pending, Provider, Unavailable
 from gpu_bridge.runner import Runner
 from gpu_bridge.settings import Settings
@@ -43,20 +38,10 @@ from runtime.objects import Objects
 from runtime.outbox import Outbox, outgoing, publish
 from runtime.settle import consume_batches
 from tests.integration.conftest import SettingsOf, until
-from tests.integration.provider_conformance import (
-    INVERSE,
-    ProviderConformance,
-    Stall,
-    code_of,
-    ended,
-    request,
-    stalling,
-    styled,
-)
+from tests.integration.provider_conformance import INVERSE
+from tests.integration.test_local_provider import children
 from tests.integration.wire import Told, command, gone, outcome, picture, send, served, settled, sha256, stored, told
 from tests.servers.models import NatsServer
-
-GIB = 2**30
 
 
 @pytest.fixture(scope="module")
@@ -72,117 +57,6 @@ async def engine(prepared: object, settings_of: SettingsOf) -> AsyncIterator[Asy
     made = postgres.create_engine(known.postgres_url.get_secret_value(), service="test")
     yield made
     await made.dispose()
-
-
-@pytest.fixture
-async def stall() -> AsyncIterator[Stall]:
-    async with stalling() as made:
-        yield made
-
-
-# -- the own CPU as a provider --------------------------------------------------------------
-
-
-@asynccontextmanager
-async def local(workers: int = 2, idle_s: float = 30) -> AsyncIterator[LocalProvider]:
-    provider = LocalProvider(workers=workers, memory_bytes=2 * GIB, idle_s=idle_s)
-    try:
-        yield provider
-    finally:
-        await provider.close()
-
-
-class TestLocal(ProviderConformance):
-    @pytest.fixture(scope="class")
-    @classmethod
-    async def provider(cls) -> AsyncIterator[Provider]:
-        async with local() as made:
-            yield made
-
-
-def children() -> list[psutil.Process]:
-    """The worker processes that this process has now."""
-
-    def works(one: psutil.Process) -> bool:
-        try:
-            return one.status() != psutil.STATUS_ZOMBIE and "gpu_functions" in one.cmdline()
-        except psutil.NoSuchProcess:
-            return False
-
-    return [one for one in psutil.Process().children() if works(one)]
-
-
-async def test_a_worker_is_kept_warm_for_the_next_call(objects: Objects) -> None:
-    async with local(workers=1) as provider:
-        pids = []
-        for _ in range(2):
-            await ended(provider, await provider.submit(request(await styled(objects, picture(width=64)))))
-            pids += [one.pid for one in children()]
-    assert len(pids) == 2
-    assert len(set(pids)) == 1
-    assert children() == []
-
-
-async def test_a_worker_that_has_nothing_to_do_is_retired(objects: Objects) -> None:
-    async with local(workers=1, idle_s=0.2) as provider:
-        await ended(provider, await provider.submit(request(await styled(objects, picture(width=64)))))
-        assert len(children()) == 1
-        await until(lambda: not children(), 5)
-        await ended(provider, await provider.submit(request(await styled(objects, picture(width=64)))))
-
-
-async def test_a_killed_worker_loses_its_call_and_the_next_gets_a_new_one(objects: Objects, stall: Stall) -> None:
-    async with local(workers=1) as provider:
-        handle = await provider.submit(request(await styled(objects, picture(), inputs={"image": stall.link()})))
-        await stall.asked.wait()
-        [child] = children()
-        child.send_signal(signal.SIGKILL)
-        assert await code_of(provider, handle) == "CALL_LOST"
-        answer = await ended(provider, await provider.submit(request(await styled(objects, picture(width=64)))))
-        assert answer.items[0].error is None
-
-
-async def test_a_worker_past_its_deadline_does_not_live_on(objects: Objects, stall: Stall) -> None:
-    async with local(workers=1) as provider:
-        item = await styled(objects, picture(), inputs={"image": stall.link()})
-        handle = await provider.submit(request(item, deadline_s=1.5))
-        await stall.asked.wait()
-        [child] = children()
-        assert await code_of(provider, handle) == "CALL_DEADLINE"
-        await until(lambda: child not in children(), 5)
-
-
-async def test_a_cancelled_worker_is_killed(objects: Objects, stall: Stall) -> None:
-    async with local(workers=1) as provider:
-        handle = await provider.submit(request(await styled(objects, picture(), inputs={"image": stall.link()})))
-        await stall.asked.wait()
-        await provider.cancel(handle)
-        assert children() == []
-
-
-async def test_a_call_that_waits_for_a_worker_runs_out_of_time_too(objects: Objects, stall: Stall) -> None:
-    async with local(workers=1) as provider:
-        item = await styled(objects, picture(), inputs={"image": stall.link()})
-        busy = await provider.submit(request(item))
-        await stall.asked.wait()
-        late = await provider.submit(request(await styled(objects, picture()), deadline_s=0.3))
-        assert await code_of(provider, late) == "CALL_DEADLINE"
-        assert isinstance(await provider.poll(busy, 0.01), Pending)
-
-
-async def test_a_worker_is_given_no_variable_of_ours(
-    objects: Objects, stall: Stall, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SAFELIGHT_S3_SECRET_KEY", "a-secret-of-ours")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-ours")
-    async with local(workers=1) as provider:
-        await provider.submit(request(await styled(objects, picture(), inputs={"image": stall.link()})))
-        await stall.asked.wait()
-        [child] = children()
-        given = await asyncio.to_thread(Path(f"/proc/{child.pid}/environ").read_bytes)
-    assert b"PATH=" in given
-    assert b"SAFELIGHT" not in given
-    assert b"a-secret-of-ours" not in given
 
 
 # -- the law --------------------------------------------------------------------------------
