@@ -7,7 +7,8 @@
 
 It ends at end of file. When a call had to be left behind at its deadline it answers and exits
 with ABANDONED: the thread that is stuck cannot be stopped otherwise. A worker can be killed at
-any moment: it owns nothing but memory. SIGINT is ignored, for Ctrl-C in a terminal reaches the
+any moment: it owns nothing but memory. Items with marks are claimed in the name of the request's
+call_id, which is the handle of the local provider. SIGINT is ignored, for Ctrl-C in a terminal reaches the
 whole group and the parent is the one to decide.
 """
 
@@ -85,7 +86,7 @@ def serve(requests: BinaryIO, wire: Wire, catalog: Sequence[EngineRow]) -> int:
         except ValidationError:
             wire.response(CallResponse(call_id="", function="", error=ItemError(code="MESSAGE_INVALID")))
             continue
-        wire.response(runner.run(request, partial(wire.progress, request.call_id)))
+        wire.response(runner.run(request, partial(wire.progress, request.call_id), owner=request.call_id))
         if runner.abandoned:
             return ABANDONED
     return 0

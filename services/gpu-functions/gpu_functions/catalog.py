@@ -19,7 +19,8 @@ from gpu_functions.engine import Engine
 class EngineRow:
     """One engine of one function. `path` is `module:Class`; `device` is where it runs: "cpu" or "gpu".
 
-    `version` rises whenever the same input and parameters may give other pixels.
+    `version` rises whenever the same input and parameters may give other pixels, `function_version`
+    when the function's inputs, parameters or outputs mean something else: it is what callers ask for.
     """
 
     function: str
@@ -27,6 +28,7 @@ class EngineRow:
     version: int
     device: str
     path: str
+    function_version: int = 1
 
     @property
     def label(self) -> str:
@@ -47,9 +49,20 @@ CATALOG: Final = (
 )  # fmt: skip
 
 
-def find(function: str, device: str = "cpu", catalog: Sequence[EngineRow] = CATALOG) -> EngineRow:
-    """The row for `function` on `device`. Raises FUNCTION_UNKNOWN; the name is not repeated in the error."""
-    for row in catalog:
-        if (row.function, row.device) == (function, device):
-            return row
+def find(function: str, device: str = "cpu", catalog: Sequence[EngineRow] = CATALOG, version: int = 1) -> EngineRow:
+    """The row for version `version` of `function` on `device`; on a "gpu" the CPU's engine serves where none needs one.
+
+    Raises FUNCTION_UNKNOWN; the name is not repeated in the error.
+    """
+    known = [row for row in catalog if row.function == function]
+    if not known:
+        raise error("FUNCTION_UNKNOWN", "no engine has this function")
+    serving = [row for row in known if row.function_version == version]
+    if not serving:
+        here = ", ".join(str(one) for one in sorted({row.function_version for row in known}))
+        raise error("FUNCTION_UNKNOWN", f"version {version} of this function was asked for; here is {here}")
+    for able in (device, "cpu") if device == "gpu" else (device,):
+        for row in serving:
+            if row.device == able:
+                return row
     raise error("FUNCTION_UNKNOWN", f"no engine on the device '{device}' has this function")

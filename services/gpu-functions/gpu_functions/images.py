@@ -10,6 +10,7 @@ refused, and loaders that libvips calls untrusted are blocked. Buffers only, nev
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ PIXELS_MAX: Final = 120_000_000  # 120 MP: above the 102 MP of medium format; 36
 _CACHE_BYTES: Final = 16 << 20  # libvips caches operations across calls; a worker wants almost none of it
 _NO_MEMORY: Final = "out of memory"  # how libvips words a failed allocation
 
+logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # at DEBUG it logs whole pictures, at WARNING what libvips says
 pyvips.block_untrusted_set(True)
 pyvips.concurrency_set(1)  # one picture per process and core; more workers, not more threads
 pyvips.cache_set_max(20)

@@ -1,82 +1,99 @@
-"""One call: every item is downloaded, worked on and uploaded, or says why not.
+"""One call: every item is claimed, downloaded, worked on, uploaded and its result written, or says why not.
 
 The law: domain errors are data, never exceptions; an item's failure is its own; no byte rests
-anywhere but in memory; and the call ends by its deadline whoever is stuck. Native code cannot
-be interrupted, so the work is done in a thread that is left behind when time is up. A runner
-with a thread left behind says `abandoned`: its process answers, and is then replaced.
+anywhere but in memory; who has not claimed an item does nothing with it; its result is written
+last; and the call ends by its deadline whoever is stuck. Native code cannot be interrupted, so the
+work is done in a thread that is left behind when time is up. A runner with a thread left behind
+says `abandoned`: its process answers, and is then replaced.
+
+What is no Exception (KeyboardInterrupt, a platform's cancellation) goes through: it is the host's
+way to end the call, and the restart under the same name finds its own claims.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from contracts.envelope import CallRequest, CallResponse, Item, ItemError, ItemResult
+from contracts.envelope import CallRequest, CallResponse, Item, ItemError, ItemResult, Result, Usage
 from contracts.errors import SafelightError, error
+from gpu_functions import BORN_S
 from gpu_functions.catalog import CATALOG, EngineRow, find
 from gpu_functions.engine import Engine
-from gpu_functions.spans import Spans, parent_of
+from gpu_functions.spans import Span, Spans, parent_of
 
 if TYPE_CHECKING:
     import httpx
 
+    from gpu_functions.marks import Teller
+
 Progress = Callable[[float], None]  # told the fraction 0..1 of the call that is done
 
 DOWNLOADED, WORKED, UPLOADED = 0.2, 0.8, 1.0  # how far an item is after each step: the engine is most of it
+TELL_S: Final = 1.0  # between two writes of one progress object
+LAST_WORD_S: Final = 2.0  # of a call's time is kept for the result of an item that is stuck, while its link is good
+LAST_WORD_SHARE: Final = 0.1  # and no more of a short call than this
 _OPENCV_NO_MEMORY: Final = -4  # cv::Error::StsNoMem
 
 
 class Runner:
-    """Runs calls one after the other and keeps the engines that they loaded."""
+    """Runs calls one after the other and keeps the engines that they loaded.
 
-    def __init__(self, device: str = "cpu", catalog: Sequence[EngineRow] = CATALOG) -> None:
+    `born_s` is the `time.monotonic()` at which the process started; a host that wakes from a
+    snapshot sets it anew before the first call. `tell_s`: seconds between two progress marks.
+    """
+
+    def __init__(self, device: str = "cpu", catalog: Sequence[EngineRow] = CATALOG, tell_s: float = TELL_S) -> None:
         self._device = device
         self._catalog = catalog
         self._engines: dict[EngineRow, Engine] = {}
+        self._cold = True
+        self.tell_s = tell_s
+        self.born_s = BORN_S
         self.abandoned = False
 
-    def run(self, request: CallRequest, progress: Progress = lambda _: None) -> CallResponse:
-        """Work on `request`. Raises nothing: see `error` of the response and of each item.
+    def run(self, request: CallRequest, progress: Progress = lambda _: None, owner: str = "") -> CallResponse:
+        """Work on `request`. Raises no Exception: see `error` of the response and of each item.
 
-        The response's own error is set only when no item could be begun.
+        `owner` is the provider's name for the call, which items are claimed with; the request's own
+        id without one. The response's own error is set only when no item could be begun.
         """
+        started_at = datetime.now(UTC)
         answer = CallResponse(call_id=request.call_id, function=request.function, device=self._device)
         try:
-            row = find(request.function, self._device, self._catalog)
-            answer = answer.model_copy(update={"engine": row.label})
-            seconds = (request.deadline - datetime.now(UTC)).total_seconds()
-            if seconds <= 0:
+            row = find(request.function, self._device, self._catalog, request.function_version)
+            answer = answer.model_copy(update={"engine": row.label, "device": row.device})
+            left_s = (request.deadline - started_at).total_seconds()
+            if left_s <= 0:
                 raise error("CALL_DEADLINE")
         except SafelightError as refused:
             return answer.model_copy(update={"error": _as_data(refused)})
 
+        boot_s, self._cold = time.monotonic() - self.born_s if self._cold else None, False
         spans = Spans()
         with spans.span(
             "gpu.call",
             parent_of(request.traceparent),
             function=request.function,
             engine=row.label,
-            device=self._device,
+            device=row.device,
             items=len(request.items),
         ) as span:
-            call = _Call(self, request, row, spans, span.span_id, progress)
-            thread = threading.Thread(target=call.run, name="call", daemon=True)
-            thread.start()
-            thread.join(seconds)
-            late = thread.is_alive()
+            call = _Call(self, request, row, spans, span, progress, owner or request.call_id, boot_s)
+            late = not self._within(left_s, call)
             if late:
-                call.stopped.set()
-                self.abandoned = True
                 span.attributes["error.code"] = "CALL_DEADLINE"
         # Copies: a thread that was left behind may still add to the originals.
         results, records = list(call.results), list(spans.records)
         missing = _as_data(error("CALL_DEADLINE" if late else "INTERNAL"))
         results += [ItemResult(id=item.id, error=missing) for item in request.items[len(results) :]]
-        return answer.model_copy(update={"items": results, "spans": records})
+        return answer.model_copy(update={"items": results, "spans": records, "usage": _usage(started_at, boot_s)})
 
     def engine(self, row: EngineRow) -> Engine:
         """The engine of `row`, loaded at its first use."""
@@ -84,69 +101,176 @@ class Runner:
             self._engines[row] = row.load()
         return self._engines[row]
 
+    def _within(self, left_s: float, call: _Call) -> bool:
+        """Let the call work in a thread of its own. False: its time is up, and the thread was left behind."""
+        last_word_s = min(LAST_WORD_S, LAST_WORD_SHARE * left_s)
+        try:
+            if _joined(call.run, left_s - last_word_s):
+                if call.broken is not None and not isinstance(call.broken, Exception):
+                    raise call.broken
+                return True
+            call.stopped.set()
+            self.abandoned = True
+            _joined(call.last_word, last_word_s)
+            return False
+        except BaseException:
+            call.stopped.set()
+            self.abandoned = True
+            raise
+
 
 class _Call:
-    """What the thread of one call does. `results` grows item by item; `stopped` asks it to write nothing more."""
+    """What the thread of one call does. `results` grows item by item; `stopped` asks it to write nothing more.
+
+    `broken` is what ended it before its last item, if anything did.
+    """
 
     def __init__(
-        self, runner: Runner, request: CallRequest, row: EngineRow, spans: Spans, parent: str, progress: Progress
+        self,
+        runner: Runner,
+        request: CallRequest,
+        row: EngineRow,
+        spans: Spans,
+        span: Span,
+        progress: Progress,
+        owner: str,
+        boot_s: float | None,
     ) -> None:
         self._runner, self._request, self._row = runner, request, row
-        self._spans, self._parent, self._progress = spans, parent, progress
+        self._spans, self._span, self._progress = spans, span, progress
+        self._owner, self._boot_s = owner, boot_s
+        self._ours: tuple[httpx.Client, Item, datetime, int] | None = None  # the claimed item at work, see _conclude
         self.results: list[ItemResult] = []
         self.stopped = threading.Event()
+        self.broken: BaseException | None = None
 
     def run(self) -> None:
+        """Work on one item after the other. What is raised is kept in `broken`: a thread would print it."""
         from gpu_functions import transfer  # here and not above: an idle worker has no use for an HTTP client
 
-        with transfer.client() as http:
-            for index, item in enumerate(self._request.items):
-                result = self._item(http, index, item)
-                if self.stopped.is_set():
-                    return
-                self.results.append(result)
-                self._reached(index, UPLOADED)
+        try:
+            with transfer.client() as http:
+                for index, item in enumerate(self._request.items):
+                    result = self._item(http, index, item)
+                    if self.stopped.is_set():
+                        return
+                    self.results.append(result)
+                    self._reached(index, UPLOADED)
+        except BaseException as problem:
+            self.broken = problem
+
+    def last_word(self) -> None:
+        """Write the result of the item that is stuck at the deadline, while its link is good. Raises nothing."""
+        if self._ours:
+            http, item, started_at, first = self._ours
+            late = ItemResult(id=item.id, error=_as_data(error("CALL_DEADLINE")))
+            with contextlib.suppress(Exception):  # storage is silent, or the work has come to its end after all
+                self._conclude(http, item, late, started_at, first)
 
     def _item(self, http: httpx.Client, index: int, item: Item) -> ItemResult:
-        try:
-            return self._steps(http, index, item)
-        except SafelightError as problem:
-            return ItemResult(id=item.id, error=_as_data(problem))
-        except ValidationError as problem:
-            where = ", ".join(".".join(map(str, wrong["loc"])) for wrong in problem.errors(include_input=False)[:3])
-            return ItemResult(id=item.id, error=_as_data(error("MESSAGE_INVALID", f"parameters: {where}")))
-        except Exception as problem:  # the boundary: a bug in one engine must not take the worker down
-            code = "DECODE_LIMIT" if _is_out_of_memory(problem) else "INTERNAL"
-            # The class only: the text of a foreign exception may quote a URL or a file.
-            return ItemResult(id=item.id, error=ItemError(code=code, detail=type(problem).__name__))
+        if item.marks is None:
+            return self._worked(http, index, item, None)
+        from gpu_functions import marks
 
-    def _steps(self, http: httpx.Client, index: int, item: Item) -> ItemResult:
+        started_at, first = datetime.now(UTC), len(self._spans.records)
+        try:
+            with self._spans.span("gpu.claim", self._span.span_id, item=index):
+                other = marks.claim(http, item.marks, self._owner)
+        except Exception as problem:  # whose it is is not known: nothing is done, and no result written
+            return ItemResult(id=item.id, error=_error_of(problem))
+        if other is not None:
+            return ItemResult(id=item.id, duplicate_of=other)
+        self._ours = http, item, started_at, first
+        result = self._worked(http, index, item, marks.Teller(http, item.marks, self._runner.tell_s))
+        if not self.stopped.is_set():
+            with (
+                contextlib.suppress(Exception),  # the span says so; the work is done, and the answer tells of it
+                self._spans.span("gpu.result", self._span.span_id, item=index),
+            ):
+                self._conclude(http, item, result, started_at, first)
+        self._ours = None
+        return result
+
+    def _worked(self, http: httpx.Client, index: int, item: Item, teller: Teller | None) -> ItemResult:
+        try:
+            return self._steps(http, index, item, teller)
+        except Exception as problem:  # the boundary: a bug in one engine must not take the worker down
+            return ItemResult(id=item.id, error=_error_of(problem))
+
+    def _steps(self, http: httpx.Client, index: int, item: Item, teller: Teller | None) -> ItemResult:
         from gpu_functions import transfer
 
-        with self._spans.span("gpu.download", self._parent, item=index) as span:
+        parent = self._span.span_id
+        with self._spans.span("gpu.download", parent, item=index) as span:
             inputs = {role: transfer.download(http, source) for role, source in item.inputs.items()}
             span.attributes["bytes"] = sum(map(len, inputs.values()))
-        self._reached(index, DOWNLOADED)
-        with self._spans.span("gpu.engine", self._parent, item=index, engine=self._row.label):
+        self._reached(index, DOWNLOADED, teller)
+        with self._spans.span("gpu.engine", parent, item=index, engine=self._row.label):
             outputs, facts = self._runner.engine(self._row).run(inputs, item.parameters)
-        self._reached(index, WORKED)
+        self._reached(index, WORKED, teller)
         unwritable = sorted(outputs.keys() - item.outputs.keys())
         if unwritable:
             raise error("MESSAGE_INVALID", f"no write URL for the output '{unwritable[0]}'")
         if self.stopped.is_set():
             raise error("CALL_DEADLINE")
-        with self._spans.span("gpu.upload", self._parent, item=index) as span:
+        with self._spans.span("gpu.upload", parent, item=index) as span:
             stored = {role: transfer.upload(http, item.outputs[role], output) for role, output in outputs.items()}
             span.attributes["bytes"] = sum(output.size for output in stored.values())
+        if teller:
+            teller.tell(UPLOADED)
         return ItemResult(id=item.id, outputs=stored, facts=facts)
 
-    def _reached(self, index: int, step: float) -> None:
+    def _reached(self, index: int, step: float, teller: Teller | None = None) -> None:
         if not self.stopped.is_set():
             self._progress((index + step) / len(self._request.items))
+            if teller:
+                teller.tell(step)
+
+    def _conclude(self, http: httpx.Client, item: Item, ended: ItemResult, started_at: datetime, first: int) -> None:
+        """Write the result object of an item: its share of the call's time, and its spans, which begin at `first`."""
+        from gpu_functions import marks
+
+        assert item.marks
+        boot_s, self._boot_s = self._boot_s, None  # the first item of a cold call bears its boot
+        result = Result(
+            owner=self._owner,
+            function=self._request.function,
+            engine=self._row.label,
+            device=self._row.device,
+            item=ended,
+            usage=_usage(started_at, boot_s),
+            spans=[self._span.so_far(), *self._spans.records[first:]],
+        )
+        marks.conclude(http, item.marks, result)
+
+
+def _joined(work: Callable[[], None], seconds: float) -> bool:
+    """Do `work` in a thread; whether it was over in time."""
+    thread = threading.Thread(target=work, name="call", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def _usage(started_at: datetime, boot_s: float | None) -> Usage:
+    """What was used until now; `boot_s` is None unless the call was its process's first."""
+    return Usage(
+        started_at=started_at, ended_at=datetime.now(UTC), cold=boot_s is not None, boot_s=round(boot_s or 0.0, 3)
+    )
 
 
 def _as_data(problem: SafelightError) -> ItemError:
     return ItemError(code=problem.code, detail=problem.detail)
+
+
+def _error_of(problem: Exception) -> ItemError:
+    """An item's error. Of a foreign exception the class only: its text may quote a URL or a file."""
+    if isinstance(problem, SafelightError):
+        return _as_data(problem)
+    if isinstance(problem, ValidationError):
+        where = ", ".join(".".join(map(str, wrong["loc"])) for wrong in problem.errors(include_input=False)[:3])
+        return _as_data(error("MESSAGE_INVALID", f"parameters: {where}"))
+    return ItemError(code="DECODE_LIMIT" if _is_out_of_memory(problem) else "INTERNAL", detail=type(problem).__name__)
 
 
 def _is_out_of_memory(problem: Exception) -> bool:

@@ -4,9 +4,11 @@ Names and attributes are API. None of them holds user data.
 
     span          attributes
     gpu.call      function, engine, device, items
-    gpu.download  item, bytes            item = position in the request, from 0
+    gpu.claim     item                   item = position in the request, from 0; of items with marks
+    gpu.download  item, bytes
     gpu.engine    item, engine
     gpu.upload    item, bytes
+    gpu.result    item                   of items with marks; travels in the answer only
     each          error.code, when it ended with an error
 """
 
@@ -28,8 +30,22 @@ Attributes = dict[str, str | int | float | bool]
 class Span:
     """A span that runs; `attributes` may be added to until it ends."""
 
-    span_id: str
+    name: str
+    parent_span_id: str
     attributes: Attributes
+    span_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    start_ns: int = field(default_factory=time.time_ns)
+
+    def so_far(self) -> SpanRecord:
+        """The span as if it ended now."""
+        return SpanRecord(
+            name=self.name,
+            span_id=self.span_id,
+            parent_span_id=self.parent_span_id,
+            start_ns=self.start_ns,
+            end_ns=time.time_ns(),
+            attributes=dict(self.attributes),
+        )
 
 
 @dataclass(slots=True)
@@ -41,23 +57,14 @@ class Spans:
     @contextmanager
     def span(self, name: str, parent: str, **attributes: str | int | float | bool) -> Iterator[Span]:
         """Record what happens inside as a child of the span id `parent`."""
-        span, start = Span(secrets.token_hex(8), attributes), time.time_ns()
+        span = Span(name, parent, attributes)
         try:
             yield span
         except BaseException as problem:
             span.attributes["error.code"] = problem.code if isinstance(problem, SafelightError) else "INTERNAL"
             raise
         finally:
-            self.records.append(
-                SpanRecord(
-                    name=name,
-                    span_id=span.span_id,
-                    parent_span_id=parent,
-                    start_ns=start,
-                    end_ns=time.time_ns(),
-                    attributes=span.attributes,
-                )
-            )
+            self.records.append(span.so_far())
 
 
 def parent_of(traceparent: str | None) -> str:
