@@ -11,17 +11,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpu_bridge.providers.local import LocalProvider
-from gpu_bridge.providers.port import Pending, Provider
+from gpu_bridge.providers.local import ENDED_MAX, LocalProvider
+from gpu_bridge.providers.port import Broken, Ended, Pending, Provider
 from gpu_bridge.settings import Settings
 from runtime.objects import Objects
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.provider_conformance import (
     ProviderConformance,
     Stall,
+    answered,
     code_of,
     ended,
+    owner_of,
     request,
+    result_of,
     stalling,
     styled,
 )
@@ -44,8 +47,8 @@ async def stall() -> AsyncIterator[Stall]:
 
 
 @asynccontextmanager
-async def local(workers: int = 2, idle_s: float = 30) -> AsyncIterator[LocalProvider]:
-    provider = LocalProvider(workers=workers, memory_bytes=2 * GIB, idle_s=idle_s)
+async def local(workers: int = 2, idle_s: float = 30, kept_s: float = 30) -> AsyncIterator[LocalProvider]:
+    provider = LocalProvider(workers=workers, memory_bytes=2 * GIB, idle_s=idle_s, kept_s=kept_s)
     try:
         yield provider
     finally:
@@ -118,6 +121,7 @@ async def test_a_cancelled_worker_is_killed(objects: Objects, stall: Stall) -> N
         await stall.asked.wait()
         await provider.cancel(handle)
         assert children() == []
+        assert await provider.poll(handle, 0.1) == Broken("CALL_KILLED")
 
 
 async def test_a_call_that_waits_for_a_worker_runs_out_of_time_too(objects: Objects, stall: Stall) -> None:
@@ -143,3 +147,69 @@ async def test_a_worker_is_given_no_variable_of_ours(
     assert b"PATH=" in given
     assert b"SAFELIGHT" not in given
     assert b"a-secret-of-ours" not in given
+
+
+async def test_a_handle_that_nobody_gave_is_lost() -> None:
+    async with local() as provider:
+        assert await provider.poll("no-such", 0.1) == Broken("CALL_LOST")
+
+
+async def test_a_call_is_known_by_its_id_and_submitting_it_twice_is_one_call(objects: Objects, stall: Stall) -> None:
+    async with local(workers=2) as provider:
+        asked = request(await styled(objects, picture(), inputs={"image": stall.link()}))
+        assert await provider.submit(asked) == asked.call_id
+        await stall.asked.wait()
+        assert await provider.submit(asked) == asked.call_id
+        await answered(provider, request(await styled(objects, picture(width=64))))
+        assert stall.times == 1
+        assert isinstance(await provider.poll(asked.call_id, 0.01), Pending)
+
+
+async def test_a_call_whose_worker_died_goes_on_under_its_own_name(objects: Objects, stall: Stall) -> None:
+    async with local(workers=1) as provider:
+        item = await styled(objects, picture(width=64))
+        asked = request(item.model_copy(update={"inputs": item.inputs | {"image": stall.link()}}))
+        await provider.submit(asked)
+        await stall.asked.wait()
+        [child] = children()
+        child.kill()
+        assert await code_of(provider, asked.call_id) == "CALL_LOST"
+        assert await owner_of(objects, item) == asked.call_id
+        _, answer = await answered(provider, asked.model_copy(update={"items": [item]}))
+        assert answer.items == [(await result_of(objects, item)).item]
+        assert answer.items[0].error is None
+
+
+async def test_only_the_first_call_of_a_worker_is_cold(objects: Objects) -> None:
+    async with local(workers=1) as provider:
+        usages = []
+        for _ in range(2):
+            _, answer = await answered(provider, request(await styled(objects, picture(width=64))))
+            assert answer.usage
+            usages.append(answer.usage)
+    assert [usage.cold for usage in usages] == [True, False]
+    assert 0 < usages[0].boot_s < 30
+    assert usages[1].boot_s == 0
+
+
+async def test_an_answer_that_was_taken_is_forgotten_after_a_while(objects: Objects) -> None:
+    async with local(kept_s=0.2) as provider:
+        handle, answer = await answered(provider, request(await styled(objects, picture(width=64))))
+        assert await provider.poll(handle, 0.1) == Ended(answer)
+
+        async def forgotten() -> bool:
+            return await provider.poll(handle, 0.1) == Broken("CALL_LOST")
+
+        await until(forgotten, 5)
+
+
+async def test_answers_that_nobody_takes_do_not_pile_up(objects: Objects) -> None:
+    item = await styled(objects, picture(width=64))
+    async with local() as provider:
+        handles = [await provider.submit(request(item, deadline_s=-1)) for _ in range(ENDED_MAX + 2)]
+        assert await code_of(provider, handles[-1]) == "CALL_DEADLINE"
+        assert [await code_of(provider, handle) for handle in handles[:3]] == [
+            "CALL_LOST",
+            "CALL_LOST",
+            "CALL_DEADLINE",
+        ]

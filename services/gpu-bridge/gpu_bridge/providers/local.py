@@ -3,6 +3,9 @@
 A child speaks the envelope as JSON lines over its pipes, gets no credential and no variable of
 ours, and works on presigned links like any remote provider. It is started when the first call
 comes, retired when idle, and killed when it passes a deadline: the next call gets a new one.
+
+A handle is the request's call_id, and nobody but this process knows it. What became of a call is
+kept until KEPT_S after somebody has been told, and of the last ENDED_MAX calls at most.
 """
 
 from __future__ import annotations
@@ -12,14 +15,17 @@ import contextlib
 import json
 import os
 import sys
+from collections import deque
 from typing import Any, Final
 
 from contracts.envelope import CallRequest, CallResponse
-from contracts.errors import error
-from gpu_bridge.providers.port import Available, Pending, Unavailable
+from contracts.errors import SafelightError, error
+from gpu_bridge.providers.port import Available, Broken, Capabilities, Ended, News, Pending
 from runtime import clock, logs
 
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
+KEPT_S: Final = 30.0  # an answer that was taken may be asked for again: who took it may not have come to record it
+ENDED_MAX: Final = 1000  # answers that are kept; about 2 KB each
 KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
 log = logs.get()
 
@@ -74,13 +80,14 @@ class _Worker:
 
 
 class _Running:
-    """A call in flight, and what it last said."""
+    """A call in flight or over, and what it last said."""
 
-    task: asyncio.Task[CallResponse]
+    task: asyncio.Task[Ended | Broken]
 
     def __init__(self) -> None:
         self.fraction: float | None = None
         self.news = asyncio.Event()
+        self.taken = False
 
     def progressed(self, fraction: float) -> None:
         self.fraction = fraction
@@ -88,32 +95,43 @@ class _Running:
 
 
 class LocalProvider:
-    """At most `workers` calls at once; more wait for a free child, and their deadlines run."""
+    """At most `workers` calls at once; more wait for a free child, and their deadlines run.
+
+    `memory_bytes`: address space of a child. A child that was idle for `idle_s` is retired. An
+    answer can be asked for again for `kept_s` after it was taken.
+    """
 
     name: Final = "local"
+    capabilities: Final = Capabilities(
+        device="cpu", cancels=True, webhooks=False, prewarms=False, shared=False, retention_s=0.0
+    )
 
-    def __init__(self, *, workers: int, memory_bytes: int, idle_s: float) -> None:
+    def __init__(self, *, workers: int, memory_bytes: int, idle_s: float, kept_s: float = KEPT_S) -> None:
         self._memory_bytes = memory_bytes
         self._idle_s = idle_s
+        self._kept_s = kept_s
         self._free = asyncio.Semaphore(workers)
         self._idle: list[_Worker] = []
         self._calls: dict[str, _Running] = {}
+        self._ended: deque[tuple[str, _Running]] = deque()  # the oldest first
         self._kills: set[asyncio.Task[None]] = set()
 
-    async def availability(self) -> Available | Unavailable:
+    async def health(self) -> Available:
         return Available()  # a call waits here for a free child; nothing stands behind this provider
 
     async def submit(self, request: CallRequest) -> str:
-        running = _Running()
+        known = self._calls.get(request.call_id)
+        if known and not known.task.done():
+            return request.call_id  # the same call again, and it is at it
+        running = self._calls[request.call_id] = _Running()
         running.task = asyncio.create_task(self._run(request, running))
-        running.task.add_done_callback(lambda _: running.news.set())
-        self._calls[request.call_id] = running
+        running.task.add_done_callback(lambda _: self._over(request.call_id, running))
         return request.call_id
 
-    async def poll(self, handle: str, wait_s: float) -> Pending | CallResponse:
+    async def poll(self, handle: str, wait_s: float) -> News:
         running = self._calls.get(handle)
         if running is None:
-            raise error("CALL_LOST", "the local provider does not know this call")
+            return Broken("CALL_LOST")
         if not running.task.done():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):  # Python 3.11's wait_for may swallow a cancellation
@@ -121,23 +139,31 @@ class LocalProvider:
             running.news.clear()
         if not running.task.done():
             return Pending(running.fraction)
-        del self._calls[handle]
-        return running.task.result()
+        if not running.taken:
+            running.taken = True
+            asyncio.get_running_loop().call_later(self._kept_s, self._forget, handle, running)
+        return Broken("CALL_KILLED") if running.task.cancelled() else running.task.result()
 
     async def cancel(self, handle: str) -> None:
-        running = self._calls.pop(handle, None)
+        running = self._calls.get(handle)
         if running:
-            running.task.cancel()
-            await asyncio.gather(running.task, return_exceptions=True)
+            running.task.cancel()  # of one that is over: nothing, and its answer stays
+            await asyncio.wait([running.task])
+
+    async def prewarm(self, function: str) -> None:
+        return None  # a child is there within a second
 
     async def close(self) -> None:
         for handle in list(self._calls):
             await self.cancel(handle)
+        self._calls.clear()
         self._retire(self._idle[:])
         await asyncio.gather(*self._kills)
 
-    async def _run(self, request: CallRequest, running: _Running) -> CallResponse:
+    async def _run(self, request: CallRequest, running: _Running) -> Ended | Broken:
         left_s = (request.deadline - clock.now()).total_seconds()
+        if left_s <= 0:
+            return Broken("CALL_DEADLINE")
         try:
             async with asyncio.timeout(left_s), self._free:
                 worker = self._idle.pop() if self._idle else _Worker(self._memory_bytes)
@@ -150,9 +176,26 @@ class LocalProvider:
                     await worker.kill()  # it gave up on a computation that still runs
                 else:
                     self._rest(worker)
-                return response
-        except TimeoutError as problem:
-            raise error("CALL_DEADLINE") from problem
+                return Ended(response)
+        except TimeoutError:
+            return Broken("CALL_DEADLINE")
+        except SafelightError as problem:
+            return Broken(problem.code)
+        except Exception as problem:  # such as no child that can be started
+            log.error("local.call_failed", error=type(problem).__name__)
+            return Broken("CALL_LOST")
+
+    def _over(self, handle: str, running: _Running) -> None:
+        running.news.set()
+        self._ended.append((handle, running))
+        if len(self._ended) > ENDED_MAX:
+            self._forget(*self._ended[0])
+
+    def _forget(self, handle: str, running: _Running) -> None:
+        with contextlib.suppress(ValueError):  # forgotten already
+            self._ended.remove((handle, running))
+        if self._calls.get(handle) is running:
+            del self._calls[handle]
 
     def _rest(self, worker: _Worker) -> None:
         clock_s = asyncio.get_running_loop()
