@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -296,12 +298,10 @@ def test_an_interruption_goes_through_and_leaves_the_claim_for_the_restart(
 
 
 class Interrupting:
-    """Asks for what Ctrl-C would do, and never ends."""
+    """Has its process interrupted, as a platform does, and never ends."""
 
     def run(self, inputs: Any, parameters: Any) -> tuple[dict[str, Output], Facts]:
-        import _thread
-
-        _thread.interrupt_main()
+        os.kill(os.getpid(), signal.SIGINT)
         threading.Event().wait()
         raise AssertionError("waits for ever")
 
