@@ -16,12 +16,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from contracts.envelope import CallRequest, CallResponse, Item, ItemError, ItemResult, Result, Usage
+from contracts.envelope import CallRequest, CallResponse, Item, ItemError, ItemResult, Marks, Result, Usage
 from contracts.errors import SafelightError, error
 from gpu_functions import BORN_S
 from gpu_functions.catalog import CATALOG, EngineRow, find
@@ -45,12 +46,20 @@ _OPENCV_NO_MEMORY: Final = -4  # cv::Error::StsNoMem
 class Runner:
     """Runs calls one after the other and keeps the engines that they loaded.
 
-    `born_s` is the `time.monotonic()` at which the process started; a host that wakes from a
+    `device` is what engines may compute on: "cpu" or "gpu"; `gpu` the type of that, as answers name
+    it. `born_s` is the `time.monotonic()` at which the process started; a host that wakes from a
     snapshot sets it anew before the first call. `tell_s`: seconds between two progress marks.
     """
 
-    def __init__(self, device: str = "cpu", catalog: Sequence[EngineRow] = CATALOG, tell_s: float = TELL_S) -> None:
+    def __init__(
+        self,
+        device: str = "cpu",
+        catalog: Sequence[EngineRow] = CATALOG,
+        tell_s: float = TELL_S,
+        gpu: str = "gpu",
+    ) -> None:
         self._device = device
+        self._gpu = gpu
         self._catalog = catalog
         self._engines: dict[EngineRow, Engine] = {}
         self._cold = True
@@ -68,10 +77,11 @@ class Runner:
         answer = CallResponse(call_id=request.call_id, function=request.function, device=self._device)
         try:
             row = find(request.function, self._device, self._catalog, request.function_version)
-            answer = answer.model_copy(update={"engine": row.label, "device": row.device})
+            device = self._gpu if row.device == "gpu" else row.device
+            answer = answer.model_copy(update={"engine": row.label, "device": device})
             left_s = (request.deadline - started_at).total_seconds()
             if left_s <= 0:
-                raise error("CALL_DEADLINE")
+                raise _late()
         except SafelightError as refused:
             return answer.model_copy(update={"error": _as_data(refused)})
 
@@ -82,16 +92,16 @@ class Runner:
             parent_of(request.traceparent),
             function=request.function,
             engine=row.label,
-            device=row.device,
+            device=device,
             items=len(request.items),
         ) as span:
-            call = _Call(self, request, row, spans, span, progress, owner or request.call_id, boot_s)
+            call = _Call(self, request, row, device, spans, span, progress, owner or request.call_id, boot_s)
             late = not self._within(left_s, call)
             if late:
                 span.attributes["error.code"] = "CALL_DEADLINE"
         # Copies: a thread that was left behind may still add to the originals.
         results, records = list(call.results), list(spans.records)
-        missing = _as_data(error("CALL_DEADLINE" if late else "INTERNAL"))
+        missing = _as_data(_late() if late else error("INTERNAL"))
         results += [ItemResult(id=item.id, error=missing) for item in request.items[len(results) :]]
         return answer.model_copy(update={"items": results, "spans": records, "usage": _usage(started_at, boot_s)})
 
@@ -119,6 +129,18 @@ class Runner:
             raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """An item that is ours, since when, and where its spans begin."""
+
+    http: httpx.Client
+    index: int
+    item: Item
+    marks: Marks
+    since: datetime
+    first_span: int
+
+
 class _Call:
     """What the thread of one call does. `results` grows item by item; `stopped` asks it to write nothing more.
 
@@ -130,16 +152,18 @@ class _Call:
         runner: Runner,
         request: CallRequest,
         row: EngineRow,
+        device: str,
         spans: Spans,
         span: Span,
         progress: Progress,
         owner: str,
         boot_s: float | None,
     ) -> None:
-        self._runner, self._request, self._row = runner, request, row
+        self._runner, self._request, self._row, self._device = runner, request, row, device
         self._spans, self._span, self._progress = spans, span, progress
         self._owner, self._boot_s = owner, boot_s
-        self._ours: tuple[httpx.Client, Item, datetime, int] | None = None  # the claimed item at work, see _conclude
+        self._at_work: _Claimed | None = None
+        self._word = threading.Lock()  # held while an item ends: its result object and the answer say the same
         self.results: list[ItemResult] = []
         self.stopped = threading.Event()
         self.broken: BaseException | None = None
@@ -151,45 +175,48 @@ class _Call:
         try:
             with transfer.client() as http:
                 for index, item in enumerate(self._request.items):
-                    result = self._item(http, index, item)
+                    self._item(http, index, item)
                     if self.stopped.is_set():
                         return
-                    self.results.append(result)
                     self._reached(index, UPLOADED)
         except BaseException as problem:
             self.broken = problem
 
     def last_word(self) -> None:
         """Write the result of the item that is stuck at the deadline, while its link is good. Raises nothing."""
-        if self._ours:
-            http, item, started_at, first = self._ours
-            late = ItemResult(id=item.id, error=_as_data(error("CALL_DEADLINE")))
-            with contextlib.suppress(Exception):  # storage is silent, or the work has come to its end after all
-                self._conclude(http, item, late, started_at, first)
+        with self._word:
+            if self._at_work:
+                self._conclude(self._at_work, ItemResult(id=self._at_work.item.id, error=_as_data(_late())))
 
-    def _item(self, http: httpx.Client, index: int, item: Item) -> ItemResult:
+    def _item(self, http: httpx.Client, index: int, item: Item) -> None:
         if item.marks is None:
-            return self._worked(http, index, item, None)
+            self._ended(self._worked(http, index, item, None))
+            return
         from gpu_functions import marks
 
-        started_at, first = datetime.now(UTC), len(self._spans.records)
+        since, first_span = datetime.now(UTC), len(self._spans.records)
         try:
             with self._spans.span("gpu.claim", self._span.span_id, item=index):
                 other = marks.claim(http, item.marks, self._owner)
         except Exception as problem:  # whose it is is not known: nothing is done, and no result written
-            return ItemResult(id=item.id, error=_error_of(problem))
+            self._ended(ItemResult(id=item.id, error=_error_of(problem)))
+            return
         if other is not None:
-            return ItemResult(id=item.id, duplicate_of=other)
-        self._ours = http, item, started_at, first
-        result = self._worked(http, index, item, marks.Teller(http, item.marks, self._runner.tell_s))
-        if not self.stopped.is_set():
-            with (
-                contextlib.suppress(Exception),  # the span says so; the work is done, and the answer tells of it
-                self._spans.span("gpu.result", self._span.span_id, item=index),
-            ):
-                self._conclude(http, item, result, started_at, first)
-        self._ours = None
-        return result
+            self._ended(ItemResult(id=item.id, duplicate_of=other))
+            return
+        self._at_work = _Claimed(http, index, item, item.marks, since, first_span)
+        teller = marks.Teller(http, item.marks, self._runner.tell_s)
+        self._ended(self._worked(http, index, item, teller), self._at_work)
+
+    def _ended(self, result: ItemResult, claimed: _Claimed | None = None) -> None:
+        """An item has ended, unless its time was up before."""
+        with self._word:
+            if self.stopped.is_set():
+                return
+            if claimed:
+                self._conclude(claimed, result)
+            self.results.append(result)
+            self._at_work = None
 
     def _worked(self, http: httpx.Client, index: int, item: Item, teller: Teller | None) -> ItemResult:
         try:
@@ -212,7 +239,7 @@ class _Call:
         if unwritable:
             raise error("MESSAGE_INVALID", f"no write URL for the output '{unwritable[0]}'")
         if self.stopped.is_set():
-            raise error("CALL_DEADLINE")
+            raise _late()
         with self._spans.span("gpu.upload", parent, item=index) as span:
             stored = {role: transfer.upload(http, item.outputs[role], output) for role, output in outputs.items()}
             span.attributes["bytes"] = sum(output.size for output in stored.values())
@@ -226,22 +253,29 @@ class _Call:
             if teller:
                 teller.tell(step)
 
-    def _conclude(self, http: httpx.Client, item: Item, ended: ItemResult, started_at: datetime, first: int) -> None:
-        """Write the result object of an item: its share of the call's time, and its spans, which begin at `first`."""
+    def _conclude(self, claimed: _Claimed, ended: ItemResult) -> None:
+        """Write the result object of an item, with its share of the call's time and spans.
+
+        Raises nothing: when storage does not take it a span says so. The work is done and paid for,
+        and the answer tells of it.
+        """
         from gpu_functions import marks
 
-        assert item.marks
         boot_s, self._boot_s = self._boot_s, None  # the first item of a cold call bears its boot
         result = Result(
             owner=self._owner,
             function=self._request.function,
             engine=self._row.label,
-            device=self._row.device,
+            device=self._device,
             item=ended,
-            usage=_usage(started_at, boot_s),
-            spans=[self._span.so_far(), *self._spans.records[first:]],
+            usage=_usage(claimed.since, boot_s),
+            spans=[self._span.so_far(), *self._spans.records[claimed.first_span :]],
         )
-        marks.conclude(http, item.marks, result)
+        with (
+            contextlib.suppress(Exception),
+            self._spans.span("gpu.result", self._span.span_id, item=claimed.index),
+        ):
+            marks.conclude(claimed.http, claimed.marks, result)
 
 
 def _joined(work: Callable[[], None], seconds: float) -> bool:
@@ -257,6 +291,10 @@ def _usage(started_at: datetime, boot_s: float | None) -> Usage:
     return Usage(
         started_at=started_at, ended_at=datetime.now(UTC), cold=boot_s is not None, boot_s=round(boot_s or 0.0, 3)
     )
+
+
+def _late() -> SafelightError:
+    return error("CALL_DEADLINE")
 
 
 def _as_data(problem: SafelightError) -> ItemError:

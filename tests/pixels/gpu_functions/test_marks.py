@@ -351,7 +351,8 @@ def test_on_a_gpu_the_cpus_engine_serves_what_needs_none_and_the_answer_says_so(
     answer = Runner("gpu", UPPER).run(storage.request("upper", marked(storage)))
     assert (answer.device, result(storage).device) == ("cpu", "cpu")
     faster = (*UPPER, EngineRow("upper", "upper-cuda", 1, "gpu", f"{__name__}:Upper"))
-    assert Runner("gpu", faster).run(storage.request("upper", marked(storage, "b"))).device == "gpu"
+    on_gpu = Runner("gpu", faster, gpu="L4").run(storage.request("upper", marked(storage, "b")))
+    assert (on_gpu.device, result(storage, "b").device) == ("L4", "L4")
     assert find("upper", "cpu", faster).engine == "upper"
     with pytest.raises(SafelightError, match="FUNCTION_UNKNOWN"):
         find("upper", "cpu", faster[1:])
