@@ -53,7 +53,13 @@ async def vanished(house: House) -> list[UUID]:
 
 async def narrow(house: House) -> list[UUID]:
     """Two jobs and room for one: the second waits, and is admitted when the first is through."""
-    jobs = [await house.upload("narrow") for _ in range(2)]
+    first = await house.upload("narrow")
+
+    async def begun() -> bool:
+        return bool(await house.ask("SELECT 1 FROM orchestrator.jobs WHERE id = $1", first))
+
+    await until(begun, "the first has taken the room")
+    jobs = [first, await house.upload("narrow")]
     for job in jobs:
         await house.ended(job)
     return jobs
