@@ -52,7 +52,8 @@ class RunPhase(_Attempt):
     """Run this phase of this job. `inputs` are by role: `original`, `image`, attachments such as `lut`.
 
     `providers` are the only ones that may do it, in no order; empty: any. `engine` names the one
-    kind of engine that may do it (`cpu`: the fallback), None: the best there is.
+    kind of engine that may do it (`cpu`: the fallback, `gpu`: no fallback), None: the best there is.
+    `force`: do it again, though a result of the same work is there.
     """
 
     TYPE: ClassVar[str] = "phase.v1.run"
@@ -63,6 +64,7 @@ class RunPhase(_Attempt):
     deadline: datetime
     engine: str | None = None
     providers: list[str] = Field(default_factory=list)
+    force: bool = False
 
     @property
     def prefix(self) -> str:

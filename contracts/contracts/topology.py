@@ -81,6 +81,7 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
     Consumer("ingest-analysis",     COMMANDS.name, "ingest",       ("cmd.analysis.v1.run",), 10.0, _OUTAGE,  64),
     Consumer("gpu-bridge-calls",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.run.*",),    10.0, _OUTAGE,  256),
     Consumer("gpu-bridge-stops",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.stop",),    10.0, _OUTAGE,  256),
+    Consumer("gpu-bridge-uploads",  EVENTS.name,   "gpu-bridge",   ("evt.upload.v1.received",), 10.0, _OUTAGE, 1000),
     Consumer("output-render",       COMMANDS.name, "output",       ("cmd.render.v1.run.*",), 10.0, _OUTAGE,  64),
     Consumer("orchestrator-inputs", EVENTS.name,   "orchestrator", _INPUTS,                  10.0, _PATIENT, 2000),
     Consumer("orchestrator-dead",   DEAD.name,     "orchestrator", ("dead.cmd.>", "dead.evt.>"), 10.0, _PATIENT, 256),

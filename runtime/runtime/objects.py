@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
@@ -69,13 +69,29 @@ class Objects:
             self._streams,
         )
 
-    async def get(self, key: str) -> bytes:
-        """The object's bytes. Raises OBJECT_MISSING."""
+    async def put_if_absent(self, key: str, data: bytes, media_type: str) -> bool:
+        """Store bytes under a key that has none. False when it has: of many who try at once one succeeds."""
+
+        def put() -> bool:
+            headers: Any = {"Content-Type": media_type, "If-None-Match": "*"}
+            try:
+                # The SDK's public `put_object` prefixes every header that it does not know.
+                self._client._put_object(self._bucket, key, data, headers)
+            except S3Error as problem:
+                if problem.code in _PRESENT:
+                    return False
+                raise
+            return True
+
+        return await self._run(put)
+
+    async def get(self, key: str, bytes_max: int = -1) -> bytes:
+        """The object's bytes, at most so many of them if that is not negative. Raises OBJECT_MISSING."""
 
         def read() -> bytes:
             response = self._client.get_object(self._bucket, key)
             try:
-                return response.read()
+                return response.read() if bytes_max < 0 else response.read(bytes_max)
             finally:
                 response.close()
                 response.release_conn()
@@ -154,6 +170,7 @@ class Objects:
             raise error("STORAGE_UNAVAILABLE") from problem
 
 
+_PRESENT: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _MISSING: Final = frozenset({"NoSuchKey", "NoSuchObject"})
 
 

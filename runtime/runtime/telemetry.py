@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 
 from opentelemetry import metrics, trace
@@ -65,14 +66,21 @@ def span(
     traceparent: str | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Mapping[str, AttributeValue] | None = None,
+    started_at: datetime | None = None,
 ) -> Iterator[Span]:
-    """A span under `traceparent` when given, else under the current span.
+    """A span under `traceparent` when given, else under the current span; it began `started_at`, else now.
 
     An exception marks it as failed with its code or class, never with its text, and goes on.
     """
     context = _PROPAGATOR.extract({HEADER_TRACE: traceparent}) if traceparent else None
     with _TRACER.start_as_current_span(
-        name, context=context, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
+        name,
+        context=context,
+        kind=kind,
+        attributes=attributes,
+        start_time=int(started_at.timestamp() * 1e9) if started_at else None,
+        record_exception=False,
+        set_status_on_exception=False,
     ) as current:
         try:
             yield current

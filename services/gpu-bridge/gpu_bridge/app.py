@@ -10,48 +10,77 @@ from functools import partial
 from fastapi import FastAPI
 
 from contracts import topology
+from gpu_bridge import api, terms
 from gpu_bridge.handlers import Handlers
+from gpu_bridge.ledger import SOURCE, Ledger
+from gpu_bridge.marks import MarkStore
 from gpu_bridge.providers.local import LocalProvider
-from gpu_bridge.runner import SOURCE, Runner
+from gpu_bridge.providers.port import Provider
 from gpu_bridge.settings import Settings
+from gpu_bridge.submitter import Submitter
 from gpu_bridge.tables import OUTBOX
+from gpu_bridge.vendors import Vendors
+from gpu_bridge.watcher import Watcher
 from runtime import postgres, service
 from runtime.objects import Objects
 from runtime.outbox import Outbox
 from runtime.settle import consume_batches
 
 
+def providers(settings: Settings) -> list[Provider]:
+    """Those that this process is set up for. An SDK is loaded only where its provider is."""
+    found: list[Provider] = [
+        LocalProvider(
+            workers=settings.local_workers, memory_bytes=settings.local_memory_bytes, idle_s=settings.local_idle_s
+        )
+    ]
+    if settings.modal_app:
+        from gpu_bridge.providers.modal import ModalProvider
+
+        found.append(ModalProvider(app=settings.modal_app, environment=settings.modal_environment))
+    return found
+
+
 @contextlib.asynccontextmanager
 async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     """Wire storage, ledger, broker, providers; what was opened is closed in reverse."""
+    offered = terms.read(settings.gpu_terms)
     objects = Objects(settings)
-    engine = postgres.create_engine(settings.postgres_url.get_secret_value(), service=SOURCE)
-    local = LocalProvider(
-        workers=settings.local_workers, memory_bytes=settings.local_memory_bytes, idle_s=settings.local_idle_s
-    )
+    engine = postgres.create_engine(settings.postgres_url.get_secret_value(), service=SOURCE, connections_max=20)
+    here = providers(settings)
     try:
         async with service.nats_broker(app, settings, SOURCE) as (_, nc):
-            outbox = Outbox(engine, OUTBOX, nc.jetstream())
+            js = nc.jetstream()
+            ledger = Ledger(engine, Outbox(engine, OUTBOX, js))
+            marks = MarkStore(objects)
+            vendors = Vendors(here, offered, settings.local_workers)
             arrived = asyncio.Event()
-            runner = Runner(engine, outbox, nc.jetstream(), objects, [local], arrived, slots=settings.local_workers)
+            watcher = Watcher(ledger, marks, vendors, js, arrived)
+            submitter = Submitter(ledger, marks, vendors, watcher, arrived, settings.calls_in_flight_max)
+            handlers = Handlers(ledger, vendors, arrived, watcher.stop)
             app.state.checks += [partial(postgres.check, engine), objects.check]
-            handlers = Handlers(engine, arrived, runner.stop_here)
+            app.state.use_cases = api.UseCases(engine, vendors, marks)
+            await ledger.stay_alive()  # before anything is leased
             async with service.background(
                 consume_batches(nc, topology.consumer("gpu-bridge-calls"), handlers.commands),
                 consume_batches(nc, topology.consumer("gpu-bridge-stops"), handlers.stops),
-                runner.run_forever(),
-                outbox.sweep_forever(),
+                consume_batches(nc, topology.consumer("gpu-bridge-uploads"), handlers.uploads),
+                submitter.run_forever(),
+                watcher.run_forever(),
+                watcher.keep_forever(),
+                ledger.outbox.sweep_forever(),
             ):
                 yield
     finally:
-        await local.close()
+        for provider in here:
+            await provider.close()
         await engine.dispose()
         objects.close()
 
 
 def build(settings: Settings) -> FastAPI:
     """The gpu-bridge as an app."""
-    return service.create_app(SOURCE, settings, partial(compose, settings))
+    return service.create_app(SOURCE, settings, partial(compose, settings), api.router)
 
 
 def main() -> None:

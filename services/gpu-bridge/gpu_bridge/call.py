@@ -1,93 +1,87 @@
 """The law of a call: every state that the ledger can hold, and how one follows another.
 
-Pure. A call is one submitted unit of GPU work for one attempt of one phase. It is written
-before anything is submitted, belongs to whoever holds its lease, and ends exactly once:
-`record_if_mine` in the store refuses an end by anybody whose lease is gone. Once it was asked
-to stop it can only be cancelled: a stop and a success are two updates of one row, and the one
-that commits first wins.
+Pure. A call is one piece of GPU work, named by what it is: the same function on the same inputs
+with the same parameters is the same call, whoever asks for it and how often. Commands follow
+calls; a call that succeeded answers whoever comes later. Each paid try is an epoch, and the next
+one begins only when the last is seen to be over, or was kept from ever starting by a void claim:
+
+    written before it is bought       LEASE commits SUBMITTING and the epoch, then the provider is asked
+    bought once                       the function claims the epoch first; whoever comes second does no work
+    ended once                        every end is one guarded update by whoever holds the lease
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
 from contracts.artifacts import Artifact
-from contracts.envelope import CallResponse, Item, ItemResult
+from contracts.envelope import ItemResult
 from contracts.errors import error
 from contracts.phases import PhaseDeferred, PhaseFailed, PhaseSucceeded, RunPhase
-from gpu_bridge.catalog import Function
+from gpu_bridge.catalog import Clocks, Function
 
 
 class State(StrEnum):
     """Where a call stands. The endings are a job's, and `deferred`."""
 
-    QUEUED = "queued"  # in the ledger, nobody runs it
-    RUNNING = "running"  # a process holds its lease and a provider has it or gets it
-    STOPPING = "stopping"  # asked to stop while it ran; whoever holds its lease tells the provider
-    SUCCEEDED = "succeeded"  # its outcome is in the outbox
-    FAILED = "failed"  # its outcome is in the outbox
-    DEFERRED = "deferred"  # no provider took it, nothing was bought; its outcome is in the outbox
-    CANCELLED = "cancelled"  # stopped because nobody waits for it: no outcome
+    QUEUED = "queued"  # in the ledger; nothing of its next epoch is bought
+    SUBMITTING = "submitting"  # an epoch is begun; the provider was asked, or is about to be, and has not answered
+    RUNNING = "running"  # the provider has it, under a handle
+    STOPPING = "stopping"  # the provider was asked to stop it; it is not yet seen to be over
+    SUCCEEDED = "succeeded"  # its result is kept and answers whoever asks again
+    FAILED = "failed"  # its last epoch ended badly
+    DEFERRED = "deferred"  # no provider took it, nothing was bought
+    CANCELLED = "cancelled"  # nobody waits for it any more
 
     @property
     def is_terminal(self) -> bool:
-        return self not in (State.QUEUED, State.RUNNING, State.STOPPING)
+        return self not in (State.QUEUED, State.SUBMITTING, State.RUNNING, State.STOPPING)
 
 
 class Move(StrEnum):
     """What happens to a call."""
 
-    LEASE = "lease"  # a free call is taken, or one whose holder fell silent
+    LEASE = "lease"  # an epoch begins: somebody is about to submit it
+    ACCEPT = "accept"  # the provider has given a handle, or the claim tells of one
+    RETURN = "return"  # nothing was bought, or can be any more: another provider, or later
     SUCCEED = "succeed"
     FAIL = "fail"
     DEFER = "defer"
-    STOP = "stop"  # nobody waits for it any more
-    CANCEL = "cancel"  # the provider was told, or had nothing of it
+    STOP = "stop"  # nobody waits for it any more, or a clock of it has run out
+    CANCEL = "cancel"  # it is over, or nothing of it was begun, and nobody waits
+    AGAIN = "again"  # a command asks for it after its end
 
 
 # fmt: off
 TRANSITIONS: Final[dict[tuple[State, Move], State]] = {
-    (State.QUEUED,   Move.LEASE):   State.RUNNING,
-    (State.RUNNING,  Move.LEASE):   State.RUNNING,   # only once the lease has run out
-    (State.STOPPING, Move.LEASE):   State.STOPPING,  # likewise: to tell the provider, never to run it again
-    (State.RUNNING,  Move.SUCCEED): State.SUCCEEDED,
-    (State.RUNNING,  Move.FAIL):    State.FAILED,
-    (State.RUNNING,  Move.DEFER):   State.DEFERRED,
-    (State.QUEUED,   Move.STOP):    State.CANCELLED,
-    (State.RUNNING,  Move.STOP):    State.STOPPING,
-    (State.STOPPING, Move.CANCEL):  State.CANCELLED,
+    (State.QUEUED,     Move.LEASE):   State.SUBMITTING,
+    (State.QUEUED,     Move.FAIL):    State.FAILED,      # its time ran out, or nobody may do it
+    (State.QUEUED,     Move.DEFER):   State.DEFERRED,
+    (State.QUEUED,     Move.CANCEL):  State.CANCELLED,
+    (State.SUBMITTING, Move.ACCEPT):  State.RUNNING,
+    (State.SUBMITTING, Move.RETURN):  State.QUEUED,
+    (State.SUBMITTING, Move.SUCCEED): State.SUCCEEDED,   # the result was there before the answer
+    (State.SUBMITTING, Move.FAIL):    State.FAILED,
+    (State.SUBMITTING, Move.STOP):    State.STOPPING,
+    (State.RUNNING,    Move.RETURN):  State.QUEUED,      # never started, or gone with its bridge
+    (State.RUNNING,    Move.SUCCEED): State.SUCCEEDED,
+    (State.RUNNING,    Move.FAIL):    State.FAILED,
+    (State.RUNNING,    Move.STOP):    State.STOPPING,
+    (State.STOPPING,   Move.RETURN):  State.QUEUED,      # over, and a command has asked for it meanwhile
+    (State.STOPPING,   Move.SUCCEED): State.SUCCEEDED,   # it was faster than the request to stop
+    (State.STOPPING,   Move.FAIL):    State.FAILED,      # over; a clock was why
+    (State.STOPPING,   Move.CANCEL):  State.CANCELLED,   # over; nobody waits
+    **{(ended, Move.AGAIN): State.QUEUED for ended in State if ended.is_terminal},
 }
 # fmt: on
 
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """Who has a call, and the provider's own name for it."""
-
-    provider: str
-    handle: str
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One row of the ledger, as the process sees it that leased it.
-
-    `key` is `job.phase[.item].attempt`. `leased_by` and `tries`, which counts the leases that were
-    given out, name this lease. `submission` is the newest one of whichever lease.
-    """
-
-    key: str
-    function: str
-    command: RunPhase
-    traceparent: str | None
-    state: State
-    leased_by: UUID
-    tries: int
-    submission: Submission | None
+LEASED: Final = (State.SUBMITTING, State.RUNNING, State.STOPPING)
 
 
 def after(state: State, move: Move) -> State:
@@ -95,18 +89,112 @@ def after(state: State, move: Move) -> State:
     return TRANSITIONS[state, move]
 
 
+@dataclass(slots=True)
+class Call:
+    """One call as the process sees it that holds its lease. Some hundred bytes: thousands are watched at once.
+
+    `key` with `epoch` and `leased_by` names this lease. `spawned_at` is when the epoch was begun,
+    `started_at` when the function claimed it. `code` says why it is being stopped, if a clock did.
+    """
+
+    key: str
+    epoch: int
+    leased_by: UUID
+    function: str
+    tenant: str
+    state: State
+    provider: str
+    handle: str | None
+    deadline: datetime
+    spawned_at: datetime
+    started_at: datetime | None = None
+    code: str | None = None
+
+    @property
+    def prefix(self) -> str:
+        """Where everything of this epoch lies."""
+        return f"calls/{self.tenant}/{self.key}/{self.epoch}"
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+CLAIM, PROGRESS, RESULT = "claim.json", "progress.json", "result.json"
+
+
+def idempotency_key(command: RunPhase, function: Function) -> str:
+    """What a call is called: sha256 over all that its result depends on, and over who may do it.
+
+    Tenant, function and version, parameters as canonical JSON, hashes of the inputs that the
+    function reads. Who may do it is in it, so that work which must stay at home never follows work
+    that went out.
+
+    Raises:
+        SafelightError: OBJECT_MISSING when the command lacks an input.
+    """
+    inputs = {}
+    for role in function.inputs:
+        if role not in command.inputs:
+            raise error("OBJECT_MISSING", f"the command names no object for the role {role}")
+        inputs[role] = command.inputs[role].sha256
+    work = {
+        "tenant": command.tenant,
+        "function": function.label,
+        "parameters": command.parameters,
+        "inputs": inputs,
+        "engine": command.engine,
+        "providers": sorted(command.providers),
+    }
+    text = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# -- clocks ---------------------------------------------------------------------------------------
+
+
+def overdue(
+    clocks: Clocks,
+    calls: int,
+    spawned_at: datetime,
+    started_at: datetime | None,
+    heard_at: datetime | None,
+    deadline: datetime,
+    now: datetime,
+) -> str | None:
+    """The code of the clock that has run out for a submission of so many calls, or None.
+
+    start   from the submission to the first claim
+    stall   from the last sign of progress, once started
+    run     from the first claim, for each call
+    whole   the deadline of whoever waits longest
+    """
+    if started_at is None:
+        if now >= spawned_at + timedelta(seconds=clocks.start_s):
+            return "CALL_START_DEADLINE"
+    elif now >= started_at + timedelta(seconds=clocks.run_s * calls):
+        return "CALL_RUN_DEADLINE"
+    elif now >= (heard_at or started_at) + timedelta(seconds=clocks.stall_s):
+        return "CALL_STALLED"
+    return "CALL_DEADLINE" if now >= deadline else None
+
+
+def must_end_by(clocks: Clocks, calls: int, deadline: datetime, now: datetime) -> datetime:
+    """When a submission of now ends by itself, and its links die: no later than whoever waits does."""
+    return min(deadline, now + timedelta(seconds=clocks.start_s + clocks.run_s * calls))
+
+
+# -- outcomes -------------------------------------------------------------------------------------
+
 Outcome = PhaseSucceeded | PhaseFailed | PhaseDeferred
 
 
-def move_of(result: Outcome) -> Move:
-    """The move by which a call gets this outcome."""
-    match result:
-        case PhaseSucceeded():
-            return Move.SUCCEED
-        case PhaseFailed():
-            return Move.FAIL
-        case PhaseDeferred():
-            return Move.DEFER
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the ledger keeps of a success: all that an outcome says, but for whose it is."""
+
+    artifacts: tuple[Artifact, ...]
+    facts: dict[str, Any]
+    engine: str
+    degraded: bool
 
 
 def about(command: RunPhase) -> dict[str, Any]:
@@ -114,9 +202,17 @@ def about(command: RunPhase) -> dict[str, Any]:
     return command.model_dump(include={"job_id", "phase", "item", "attempt"})
 
 
-def output_keys(command: RunPhase, function: Function) -> dict[str, str]:
-    """Where each output of the attempt lies, by role."""
-    return {role: f"{command.prefix}/{name}" for role, name in function.outputs.items()}
+def succeeded(command: RunPhase, kept: Kept, started_at: datetime, ended_at: datetime) -> PhaseSucceeded:
+    """The outcome of a call that ended well, for one command that follows it."""
+    return PhaseSucceeded(
+        **about(command),
+        artifacts=list(kept.artifacts),
+        facts=kept.facts,
+        engine=kept.engine,
+        degraded=kept.degraded,
+        started_at=started_at,
+        ended_at=ended_at,
+    )
 
 
 def failed(command: RunPhase, code: str, detail: str, started_at: datetime | None, ended_at: datetime) -> PhaseFailed:
@@ -129,34 +225,23 @@ def deferred(command: RunPhase, provider: str, code: str, until: datetime, at: d
     return PhaseDeferred(**about(command), provider=provider, code=code, until=until, at=at)
 
 
-def outcome(
-    command: RunPhase, function: Function, asked: Item, response: CallResponse, started_at: datetime, ended_at: datetime
-) -> Outcome:
-    """What a provider's answer means for the phase. An answer without the item that was asked for is a lost call.
+def kept(call: Call, function: Function, item: ItemResult, engine: str, device: str) -> Kept:
+    """What is kept of a provider's answer.
 
     Raises:
-        SafelightError: MESSAGE_INVALID when the answer names other objects than it was asked to write.
+        SafelightError: ANSWER_INVALID when it names other objects than it was asked to write: a
+            provider is no authority on keys, and one that names another object would have us hand it out.
     """
-    item = next((result for result in response.items if result.id == asked.id), None)
-    problem = response.error or (item.error if item else None)
-    if problem is not None:
-        return failed(command, problem.code, problem.detail, started_at, ended_at)
-    if item is None:
-        return failed(command, "CALL_LOST", "the answer lacks the item that was asked for", started_at, ended_at)
-    _check_keys(asked, item)
-    return PhaseSucceeded(
-        **about(command),
-        artifacts=[Artifact(name=function.outputs[role], **out.model_dump()) for role, out in item.outputs.items()],
-        facts=item.facts,
-        engine=response.engine,
-        degraded=response.device == "cpu",  # these functions are meant for a GPU: the CPU stands in
-        started_at=started_at,
-        ended_at=ended_at,
-    )
-
-
-def _check_keys(asked: Item, item: ItemResult) -> None:
-    """A provider is no authority on keys: one that names another object would have us hand out that object."""
-    wanted = {role: target.key for role, target in asked.outputs.items()}
+    wanted = output_keys(call.prefix, function)
     if {role: stored.key for role, stored in item.outputs.items()} != wanted:
-        raise error("MESSAGE_INVALID", "the provider's answer names other objects than it was asked to write")
+        raise error("ANSWER_INVALID", "the provider's answer names other objects than it was asked to write")
+    artifacts = tuple(
+        Artifact(name=function.outputs[role], **stored.model_dump()) for role, stored in item.outputs.items()
+    )
+    # These functions are meant for a GPU: the CPU stands in.
+    return Kept(artifacts, item.facts, engine, degraded=device == "cpu")
+
+
+def output_keys(prefix: str, function: Function) -> dict[str, str]:
+    """Where each output of an epoch lies, by role."""
+    return {role: f"{prefix}/{name}" for role, name in function.outputs.items()}

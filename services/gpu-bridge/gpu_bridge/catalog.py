@@ -1,4 +1,4 @@
-"""Which GPU function runs which phase, with what, and where.
+"""Which GPU function runs which phase, with what, where, and how long it may take.
 
 The lane is the last word of the command's subject; the provider order is the order of trust:
 the first that is allowed and takes work gets the call. Reading these tables is reading what the bridge does.
@@ -6,7 +6,7 @@ the first that is allowed and takes work gets the call. Reading these tables is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,37 +14,63 @@ from contracts.errors import error
 
 
 @dataclass(frozen=True, slots=True)
+class Clocks:
+    """Seconds: in our queue; from submission to start (cold start); without progress; running. Each has its code."""
+
+    queue_s: float
+    start_s: float
+    stall_s: float
+    run_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
-    """`inputs` are roles of the command that the function reads; `outputs` maps its roles to artifact names."""
+    """`inputs` are roles of the command that the function reads; `outputs` maps its roles to artifact names.
+
+    `version` rises when the same work would give another result. Calls go together when they
+    agree in `alike`: roles whose input must be the same (a gallery's style is loaded once).
+    """
 
     name: str
+    version: int
     lane: str
     inputs: tuple[str, ...]
     outputs: dict[str, str]
+    alike: tuple[str, ...]
+    clocks: Clocks
     providers: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """`function@version`"""
+        return f"{self.name}@{self.version}"
 
 
 _IMAGE: Final = {"image": "image.png"}
+_PHOTO: Final = Clocks(
+    queue_s=240, start_s=120, stall_s=120, run_s=240
+)  # an engine tells nothing while it works on one photo
 
 # fmt: off
 FUNCTIONS: Final[tuple[Function, ...]] = (
-    #        name              lane       inputs            outputs  providers in order
-    Function("style.apply",    "style",   ("image", "lut"), _IMAGE,  ("local",)),
-    Function("retouch.faces",  "retouch", ("image",),       _IMAGE,  ("local",)),
-    Function("cleanup.remove", "cleanup", ("image",),       _IMAGE,  ("local",)),
+    #        name              v  lane       inputs            outputs  alike     clocks  providers in order
+    Function("style.apply",    1, "style",   ("image", "lut"), _IMAGE,  ("lut",), _PHOTO, ("modal", "local")),
+    Function("retouch.faces",  1, "retouch", ("image",),       _IMAGE,  (),       _PHOTO, ("modal", "local")),
+    Function("cleanup.remove", 1, "cleanup", ("image",),       _IMAGE,  (),       _PHOTO, ("modal", "local")),
 )
 # fmt: on
 
-ENGINES: Final = {"local": "cpu"}  # what a provider computes on, as a command's `engine` asks for it
 
+def allowed(function: Function, engine: str | None, names: Sequence[str], devices: Mapping[str, str]) -> list[str]:
+    """Of the providers that are here (name: what it computes on) those that may do it, in the function's order.
 
-def allowed(function: Function, engine: str | None, providers: Sequence[str]) -> tuple[str, ...]:
-    """The providers that may do it, in the function's order. No engine is any; no providers are all."""
-    return tuple(
+    No engine is any; no names are all.
+    """
+    return [
         name
         for name in function.providers
-        if (engine is None or ENGINES.get(name) == engine) and (not providers or name in providers)
-    )
+        if name in devices and (engine is None or devices[name] == engine) and (not names or name in names)
+    ]
 
 
 def function_of(lane: str) -> Function | None:

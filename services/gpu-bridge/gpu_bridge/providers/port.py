@@ -59,7 +59,8 @@ class Ended:
 class Broken:
     """The call is over without an answer.
 
-    `code`: CALL_LOST, CALL_KILLED, CALL_RUN_DEADLINE, CALL_EXPIRED or CALL_DEADLINE. Its result objects may be there all the same: they are the truth.
+    `code`: CALL_LOST, CALL_KILLED, CALL_RUN_DEADLINE, CALL_EXPIRED or CALL_DEADLINE. Its result
+    objects may be there all the same: they are the truth.
     """
 
     code: str

@@ -1,0 +1,211 @@
+"""How a call moves on: each end is one commit with the outcomes that follow from it, published after.
+
+guarded update of the call -> the epoch's books -> its commands are answered -> outbox -> commit -> publish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from opentelemetry.trace import SpanKind
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.channel import Channel
+from contracts.envelope import SpanRecord
+from contracts.errors import ERRORS, SafelightError
+from contracts.phases import PHASE_DEFERRED, PHASE_FAILED, PHASE_SUCCEEDED, PhaseDeferred, PhaseFailed, PhaseSucceeded
+from gpu_bridge import store, traces
+from gpu_bridge.call import Call, Kept, Move, Outcome, State, deferred, failed, succeeded
+from gpu_bridge.store import Follower, Run
+from gpu_bridge.turns import Ending
+from gpu_bridge.vendors import Mode, set_mode
+from runtime import clock, logs, telemetry
+from runtime.outbox import Outbox, Outgoing, outgoing
+
+SOURCE: Final = "gpu-bridge"
+LEASE_S: Final = 15.0  # a dead bridge's calls move on after this
+FORGET_S: Final = 86_400.0
+log = logs.get()
+
+
+@dataclass
+class Ledger:
+    """One process's hand on the ledger. `me` is the name of its leases."""
+
+    engine: AsyncEngine
+    outbox: Outbox
+    me: UUID = field(default_factory=uuid4)
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    async def succeed(self, call: Call, kept: Kept, run: Run, spans: Sequence[SpanRecord] = ()) -> bool:
+        """End it well. False when it was no longer ours."""
+        now = clock.now()
+        async with self.engine.begin() as conn:
+            if not await store.succeed_if_mine(conn, call, kept, run, now):
+                return self._lost(call)
+            followers = await store.answer(conn, call.key)
+            began = call.started_at or call.spawned_at
+            messages = [message(one, succeeded(one.command, kept, began, now)) for one in followers]
+            await self.outbox.add(conn, messages)
+        self._trace(call, followers, spans, None, now)
+        await self.publish(messages)
+        return True
+
+    async def fail(self, call: Call, run: Run, detail: str = "", spans: Sequence[SpanRecord] = ()) -> bool:
+        """End it badly, with the code of the run. False when it was no longer ours."""
+        now, code = clock.now(), run.code or "INTERNAL"
+        async with self.engine.begin() as conn:
+            if not await store.fail_if_mine(conn, call, code, run, now):
+                return self._lost(call)
+            followers = await store.answer(conn, call.key)
+            messages = self._failures(followers, code, detail, call.started_at, now)
+            await self.outbox.add(conn, messages)
+        log.warning("call.failed", key=call.key, epoch=call.epoch, provider=call.provider, code=code)
+        self._trace(call, followers, spans, code, now)
+        await self.publish(messages)
+        return True
+
+    async def stop(self, call: Call, code: str) -> bool:
+        """A clock of it has run out: who waits is told at once, and the provider is yet to be. False: not ours."""
+        now = clock.now()
+        async with self.engine.begin() as conn:
+            if not await store.stop_if_mine(conn, call, code):
+                return self._lost(call)
+            followers = await store.answer(conn, call.key)
+            messages = self._failures(followers, code, "", call.started_at, now)
+            await self.outbox.add(conn, messages)
+        call.state, call.code = State.STOPPING, code
+        log.warning("call.stopped", key=call.key, epoch=call.epoch, provider=call.provider, code=code)
+        self._trace(call, followers, (), code, now)
+        await self.publish(messages)
+        return True
+
+    async def give_back(self, call: Call, run: Run, *, refused: bool) -> bool:
+        """The epoch came to nothing, and can come to nothing any more: the call waits for its next turn."""
+        async with self.engine.begin() as conn:
+            if not await store.return_if_mine(conn, call, run, clock.now(), refused):
+                return self._lost(call)
+        log.info("call.given_back", key=call.key, epoch=call.epoch, provider=call.provider, code=run.code)
+        return True
+
+    async def let_go(self, call: Call, run: Run) -> bool:
+        """A call that was being stopped is over: it ends, or waits for its next turn if a command asked meanwhile."""
+        now = clock.now()
+        async with self.engine.begin() as conn:
+            if await store.followers(conn, call.key):
+                done = await store.return_if_mine(conn, call, run, now, refused=False)
+            elif call.code:
+                done = await store.fail_if_mine(conn, call, call.code, run, now)
+            else:
+                done = await store.cancel_if_mine(conn, call, run, now)
+        return done or self._lost(call)
+
+    async def end_queued(self, conn: AsyncConnection, endings: Sequence[Ending]) -> list[Outgoing]:
+        """End calls of which nothing was bought, in the caller's transaction; the caller publishes."""
+        now, messages = clock.now(), []
+        for one in endings:
+            await store.end_queued(conn, one.key, one.move, one.code, now)
+            followers = await store.answer(conn, one.key)
+            if one.move is Move.DEFER and one.until is not None:
+                for follower in followers:
+                    put_off = deferred(follower.command, one.provider, one.code, one.until, now)
+                    messages.append(message(follower, put_off))
+            else:
+                messages += self._failures(followers, one.code, "", None, now)
+            log.info("call.not_given", key=one.key, move=one.move, code=one.code, provider=one.provider)
+        if messages:
+            await self.outbox.add(conn, messages)
+        return messages
+
+    # -- what is noted on the way ---------------------------------------------------------------
+
+    async def accepted(self, call: Call, handle: str) -> State | None:
+        """The provider has it under this handle. None: it is another's by now."""
+        async with self.engine.begin() as conn:
+            state = await store.accept_if_mine(conn, call, handle)
+        if state is not None:
+            call.handle, call.state = handle, state
+        return state
+
+    async def started(self, call: Call, at: datetime) -> None:
+        """The function has claimed it."""
+        call.started_at = at
+        async with self.engine.begin() as conn:
+            await store.started_if_mine(conn, call, at)
+
+    async def pause(self, name: str, why: str) -> None:
+        """The provider does not accept our credentials: nobody is to ask it before an operator says so."""
+        log.error("provider.paused", provider=name, why=why)
+        async with self.engine.begin() as conn:
+            await set_mode(conn, name, Mode("paused", why, "safelight", clock.now()))
+
+    async def stay_alive(self) -> None:
+        """Keep every lease of this process."""
+        now = clock.now()
+        async with self.engine.begin() as conn:
+            alive_until, long_ago = now + timedelta(seconds=LEASE_S), now - timedelta(seconds=FORGET_S)
+            await store.stay_alive(conn, self.me, alive_until, long_ago)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        try:
+            await self.outbox.flush(messages)
+        except SafelightError as problem:
+            log.warning("outbox.left_to_sweep", code=problem.code, messages=len(messages))
+
+    def _lost(self, call: Call) -> bool:
+        log.warning("call.not_ours", key=call.key, epoch=call.epoch)
+        return False
+
+    def _failures(
+        self, followers: Sequence[Follower], code: str, detail: str, started_at: datetime | None, now: datetime
+    ) -> list[Outgoing]:
+        return [
+            message(one, failed(one.command, code, detail or ERRORS[code].title, started_at, now)) for one in followers
+        ]
+
+    def _trace(
+        self, call: Call, followers: Sequence[Follower], spans: Sequence[SpanRecord], code: str | None, now: datetime
+    ) -> None:
+        """One span for each command that followed, from the submission to the end; what came home goes under it."""
+        for one in followers:
+            attributes: dict[str, str | int] = {
+                "safelight.key": one.command.key,
+                "safelight.call": call.key,
+                "safelight.epoch": call.epoch,
+                "safelight.provider": call.provider,
+            }
+            with telemetry.span(
+                f"call {call.function}",
+                traceparent=one.traceparent,
+                kind=SpanKind.CLIENT,
+                attributes=attributes,
+                started_at=call.spawned_at,
+            ) as span:
+                traces.join(spans)
+                if code:
+                    telemetry.fail(span, code)
+
+
+def message(follower: Follower, result: Outcome) -> Outgoing:
+    """An outcome on its way to the orchestrator, in the trace of its command."""
+    key = follower.command.key
+    return outgoing(
+        _CHANNELS[type(result)],
+        result,
+        message_id=f"{key}.outcome",
+        key=key,
+        source=SOURCE,
+        traceparent=follower.traceparent or "",
+    )
+
+
+_CHANNELS: Final[Mapping[type[Outcome], Channel[Any]]] = {
+    PhaseSucceeded: PHASE_SUCCEEDED,
+    PhaseFailed: PHASE_FAILED,
+    PhaseDeferred: PHASE_DEFERRED,
+}
