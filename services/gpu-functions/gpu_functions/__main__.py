@@ -5,7 +5,8 @@
              {"response": {...CallResponse}}                     one per call, in order
     stderr   whatever libraries print
 
-It ends at end of file. When a call had to be left behind at its deadline it answers and exits
+It ends at end of file, and when nobody reads its answers: whoever fed it is gone, and finds what
+was done in the result objects. When a call had to be left behind at its deadline it answers and exits
 with ABANDONED: the thread that is stuck cannot be stopped otherwise. A worker can be killed at
 any moment: it owns nothing but memory. Items with marks are claimed in the name of the request's
 call_id, which is the handle of the local provider. SIGINT is ignored, for Ctrl-C in a terminal reaches the
@@ -82,14 +83,20 @@ def serve(requests: BinaryIO, wire: Wire, catalog: Sequence[EngineRow]) -> int:
     runner = Runner(catalog=catalog)
     for line in requests:
         try:
-            request = CallRequest.model_validate_json(line)
-        except ValidationError:
-            wire.response(CallResponse(call_id="", function="", error=ItemError(code="MESSAGE_INVALID")))
-            continue
-        wire.response(runner.run(request, partial(wire.progress, request.call_id), owner=request.call_id))
+            wire.response(_answered(runner, line, wire))
+        except BrokenPipeError:
+            return 0
         if runner.abandoned:
             return ABANDONED
     return 0
+
+
+def _answered(runner: Runner, line: bytes, wire: Wire) -> CallResponse:
+    try:
+        request = CallRequest.model_validate_json(line)
+    except ValidationError:
+        return CallResponse(call_id="", function="", error=ItemError(code="MESSAGE_INVALID"))
+    return runner.run(request, partial(wire.progress, request.call_id), owner=request.call_id)
 
 
 def _take_stdout() -> Wire:

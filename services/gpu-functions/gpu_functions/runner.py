@@ -71,7 +71,8 @@ class Runner:
         """Work on `request`. Raises no Exception: see `error` of the response and of each item.
 
         `owner` is the provider's name for the call, which items are claimed with; the request's own
-        id without one. The response's own error is set only when no item could be begun.
+        id without one. What `progress` raises is not an item's fault, and is dropped. The response's
+        own error is set only when no item could be begun.
         """
         started_at = datetime.now(UTC)
         answer = CallResponse(call_id=request.call_id, function=request.function, device=self._device)
@@ -163,6 +164,7 @@ class _Call:
         self._spans, self._span, self._progress = spans, span, progress
         self._owner, self._boot_s = owner, boot_s
         self._at_work: _Claimed | None = None
+        self._teller: Teller | None = None
         self._word = threading.Lock()  # held while an item ends: its result object and the answer say the same
         self.results: list[ItemResult] = []
         self.stopped = threading.Event()
@@ -178,7 +180,7 @@ class _Call:
                     self._item(http, index, item)
                     if self.stopped.is_set():
                         return
-                    self._reached(index, UPLOADED)
+                    self._tell_host((index + 1) / len(self._request.items))
         except BaseException as problem:
             self.broken = problem
 
@@ -189,8 +191,9 @@ class _Call:
                 self._conclude(self._at_work, ItemResult(id=self._at_work.item.id, error=_as_data(_late())))
 
     def _item(self, http: httpx.Client, index: int, item: Item) -> None:
+        self._teller = None
         if item.marks is None:
-            self._ended(self._worked(http, index, item, None))
+            self._ended(self._worked(http, index, item))
             return
         from gpu_functions import marks
 
@@ -205,8 +208,8 @@ class _Call:
             self._ended(ItemResult(id=item.id, duplicate_of=other))
             return
         self._at_work = _Claimed(http, index, item, item.marks, since, first_span)
-        teller = marks.Teller(http, item.marks, self._runner.tell_s)
-        self._ended(self._worked(http, index, item, teller), self._at_work)
+        self._teller = marks.Teller(http, item.marks, self._runner.tell_s)
+        self._ended(self._worked(http, index, item), self._at_work)
 
     def _ended(self, result: ItemResult, claimed: _Claimed | None = None) -> None:
         """An item has ended, unless its time was up before."""
@@ -218,23 +221,23 @@ class _Call:
             self.results.append(result)
             self._at_work = None
 
-    def _worked(self, http: httpx.Client, index: int, item: Item, teller: Teller | None) -> ItemResult:
+    def _worked(self, http: httpx.Client, index: int, item: Item) -> ItemResult:
         try:
-            return self._steps(http, index, item, teller)
+            return self._steps(http, index, item)
         except Exception as problem:  # the boundary: a bug in one engine must not take the worker down
             return ItemResult(id=item.id, error=_error_of(problem))
 
-    def _steps(self, http: httpx.Client, index: int, item: Item, teller: Teller | None) -> ItemResult:
+    def _steps(self, http: httpx.Client, index: int, item: Item) -> ItemResult:
         from gpu_functions import transfer
 
         parent = self._span.span_id
         with self._spans.span("gpu.download", parent, item=index) as span:
             inputs = {role: transfer.download(http, source) for role, source in item.inputs.items()}
             span.attributes["bytes"] = sum(map(len, inputs.values()))
-        self._reached(index, DOWNLOADED, teller)
+        self._reached(index, DOWNLOADED)
         with self._spans.span("gpu.engine", parent, item=index, engine=self._row.label):
             outputs, facts = self._runner.engine(self._row).run(inputs, item.parameters)
-        self._reached(index, WORKED, teller)
+        self._reached(index, WORKED)
         unwritable = sorted(outputs.keys() - item.outputs.keys())
         if unwritable:
             raise error("MESSAGE_INVALID", f"no write URL for the output '{unwritable[0]}'")
@@ -243,15 +246,20 @@ class _Call:
         with self._spans.span("gpu.upload", parent, item=index) as span:
             stored = {role: transfer.upload(http, item.outputs[role], output) for role, output in outputs.items()}
             span.attributes["bytes"] = sum(output.size for output in stored.values())
-        if teller:
-            teller.tell(UPLOADED)
+        if self._teller:
+            self._teller.tell(UPLOADED)
         return ItemResult(id=item.id, outputs=stored, facts=facts)
 
-    def _reached(self, index: int, step: float, teller: Teller | None = None) -> None:
+    def _reached(self, index: int, step: float) -> None:
+        """Tell how far the call is, and by its mark how far the item is that is worked on."""
         if not self.stopped.is_set():
-            self._progress((index + step) / len(self._request.items))
-            if teller:
-                teller.tell(step)
+            self._tell_host((index + step) / len(self._request.items))
+            if self._teller:
+                self._teller.tell(step)
+
+    def _tell_host(self, fraction: float) -> None:
+        with contextlib.suppress(Exception):  # such as a pipe that nobody reads any more: the result will be read
+            self._progress(fraction)
 
     def _conclude(self, claimed: _Claimed, ended: ItemResult) -> None:
         """Write the result object of an item, with its share of the call's time and spans.

@@ -37,6 +37,7 @@ class Storage:
     stalled: set[str] = field(default_factory=set)
     release: threading.Event = field(default_factory=threading.Event)
     log: list[str] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
     written: list[tuple[str, bytes]] = field(default_factory=list)
 
     def link(self, key: str) -> str:
@@ -59,6 +60,11 @@ class Storage:
             result=self.link(f"{name}.result"),
         )
         return item.model_copy(update={"marks": marks})
+
+    def asked(self, line: str, timeout_s: float = 20.0) -> bool:
+        """Whether this was asked ("GET a.image"), as soon as it is."""
+        with self.changed:
+            return self.changed.wait_for(lambda: line in self.log, timeout_s)
 
     def of(self, name: str) -> list[str]:
         """What was asked about an item: "PUT claim", "GET image"."""
@@ -85,7 +91,9 @@ def storage() -> Iterator[Storage]:
         def _begin(self) -> tuple[str, int | None]:
             """The key, and the status that the test has scripted."""
             key = self.path.lstrip("/").partition("?")[0]
-            store.log.append(f"{self.command} {key}")
+            with store.changed:
+                store.log.append(f"{self.command} {key}")
+                store.changed.notify_all()
             if key in store.stalled:
                 store.release.wait(30)
             if store.next.get(key):

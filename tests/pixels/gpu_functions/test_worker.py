@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import pyvips
 
+from contracts.envelope import Result
 from tests.pixels.gpu_functions import cubes
 from tests.pixels.gpu_functions.conftest import Storage
 from tests.pixels.gpu_functions.pictures import encode
@@ -52,7 +54,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield begin
     for worker in started:
         worker.kill()
-        worker.communicate()
+        worker.wait()
+        for pipe in (worker.stdin, worker.stdout, worker.stderr):
+            if pipe:
+                with contextlib.suppress(BrokenPipeError):  # what was not sent yet
+                    pipe.close()
 
 
 def ask(worker: subprocess.Popen[bytes], line: str) -> tuple[list[float], dict[str, Any]]:
@@ -100,6 +106,27 @@ def test_what_libraries_print_goes_to_stderr_and_a_stuck_call_ends_the_worker(
     rest, noise = worker.communicate(timeout=10)
     assert (rest, worker.returncode) == (b"", 75)
     assert noise == b"python was here\nC was here\n" * 2
+
+
+def test_a_call_whose_caller_is_gone_is_brought_to_its_end_and_ends_the_worker(
+    start: Start, storage: Storage, astronaut: Any
+) -> None:
+    worker = start()
+    item = storage.marked(storage.item("a", image=encode(astronaut[:40, :40]), lut=cubes.text(3, cubes.film)))
+    storage.stalled.add("a.image")
+    assert worker.stdin
+    assert worker.stdout
+    worker.stdin.write(storage.request("style.apply", item).model_dump_json().encode() + b"\n")
+    worker.stdin.flush()
+    assert storage.asked("GET a.image")
+    worker.stdin.close()
+    worker.stdout.close()  # as when the bridge is killed in mid-call
+    storage.release.set()
+    assert worker.wait(20) == 0
+    assert worker.stderr
+    assert worker.stderr.read() == b""
+    result = Result.model_validate_json(storage.objects["a.result"])
+    assert (result.owner, result.item.error, list(result.item.outputs)) == ("call-1", None, ["image"])
 
 
 def test_an_idle_worker_has_loaded_nothing_heavy(start: Start) -> None:
