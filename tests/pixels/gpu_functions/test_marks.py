@@ -269,6 +269,22 @@ def test_an_item_that_is_stuck_at_the_deadline_gets_a_result_that_says_so(storag
     assert storage.of("never") == []  # not begun, not claimed
 
 
+class Hanging:
+    """An engine that never ends."""
+
+    def run(self, inputs: Any, parameters: Any) -> tuple[dict[str, Output], Facts]:
+        threading.Event().wait()
+        raise AssertionError("waits for ever")
+
+
+def test_an_engine_that_hangs_falls_silent(storage: Storage) -> None:
+    runner = Runner(catalog=(EngineRow("hang", "hang", 1, "cpu", f"{__name__}:Hanging"),), tell_s=0)
+    answer = runner.run(storage.request("hang", marked(storage), seconds=1.5), owner="fc-1")
+    assert codes(answer.items) == ["CALL_DEADLINE"]
+    told = [Progress.model_validate_json(body).fraction for key, body in storage.written if key == "a.progress"]
+    assert told == [0.2]  # what was told before it hung, and nothing more
+
+
 def test_storage_that_is_stuck_does_not_hold_a_call_beyond_its_deadline(storage: Storage) -> None:
     storage.stalled |= {"a.image", "a.result"}
     request = storage.request("upper", marked(storage), seconds=1.5)
