@@ -118,16 +118,22 @@ class Worker:
         """A CallRequest in, a CallResponse out, both as JSON. The call's own id here is the owner of its claims."""
         try:
             answer = answered(self.runner, request, modal.current_function_call_id() or "")
-        except BaseException:
-            stop_fetching_inputs()  # stopped in mid-call: its thread may still be at work in this process
-            raise
-        if self.runner.abandoned:
-            stop_fetching_inputs()
+        finally:
+            if self.runner.abandoned:
+                leave()
         return answer
 
     @modal.method()
     def warm(self) -> None:
         """Nothing: that it can be called means that a container stands."""
+
+
+def leave() -> None:
+    """Take no further call into this process: a thread of one that is over may still be at work in it."""
+    try:
+        stop_fetching_inputs()
+    except Exception as problem:  # the answer is worth more than a clean process
+        print(f"this container stays: {type(problem).__name__}")
 
 
 def answered(runner: Runner, request: dict[str, Any], owner: str) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def health() -> dict[str, Any]:
         "envelope": ENVELOPE_VERSION,
         "device": DEVICE,
         "gpus": GPUS,
-        "engines": [f"{row.function} {row.label}" for row in CATALOG if row.device == DEVICE],
+        "engines": [f"{row.function} {row.label} {row.device}" for row in CATALOG if row.device in (DEVICE, "cpu")],
         "weights": {weight.name: (Path(WEIGHTS) / weight.name).is_file() for weight in MODELS},
     }
 

@@ -42,13 +42,14 @@ ENDS: Final = {
 
 @dataclass(eq=False)
 class Container:
-    """One process. `asked`: it is up and has asked for an input at least once."""
+    """One process. `asked`: it is up and has asked for an input at least once; `leaves`: it takes no more."""
 
     id: str
     function: Function
     process: asyncio.subprocess.Process | None = None
     call: Call | None = None
     asked: bool = False
+    leaves: bool = False
     over: bool = False
     cancelled_inputs: list[str] = field(default_factory=list)
 
@@ -79,6 +80,7 @@ class Containers:
             "ContainerHeartbeat": self._heartbeat,
             "FunctionGetInputs": self._inputs,
             "FunctionPutOutputs": self._outputs,
+            "ContainerStop": self._leave,
             "TaskResult": self._task_result,
         }
 
@@ -140,7 +142,7 @@ class Containers:
             return None
         for function_id, waiting in self._ledger.waiting.items():
             own = [one for one in self._alive if one.function.id == function_id]
-            free = sum(one.call is None for one in own)
+            free = sum(one.call is None and not one.leaves for one in own)
             if len(waiting) > free and len(own) < self._most and function_id not in self._paused:
                 return self._deployments.functions[function_id]
         return None
@@ -253,9 +255,11 @@ class Containers:
         self._crashes[container.function.id] = 0
         queue = self._ledger.queue(container.function.id)
         while True:
-            await self._ledger.until(lambda: bool(queue) or container.over)
+            await self._ledger.until(lambda: bool(queue) or container.over or container.leaves)
             if container.over:
                 raise GRPCError(Status.CANCELLED, "the container is gone")
+            if container.leaves:
+                return api_pb2.FunctionGetInputsResponse(inputs=[api_pb2.FunctionGetInputsItem(kill_switch=True)])
             call = queue.popleft()
             if not self._faults.ends:
                 break
@@ -286,6 +290,11 @@ class Containers:
                 self._ledger.counters.ended[call.method] += 1
             self._ledger.end(call, item.result, item.data_format)
         return Empty()
+
+    async def _leave(self, _request: api_pb2.ContainerStopRequest, headers: Headers) -> Message:
+        self._of(headers).leaves = True
+        self._ledger.changed()
+        return api_pb2.ContainerStopResponse()
 
     async def _task_result(self, request: api_pb2.TaskResultRequest, headers: Headers) -> Message:
         self._ledger.stored.append((f"failure {headers.get(HEADER)}", request.result.SerializeToString()))

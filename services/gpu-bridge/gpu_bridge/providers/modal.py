@@ -198,6 +198,8 @@ class ModalProvider:
 
 
 def _call(handle: str, client: modal.Client) -> modal.FunctionCall[Any]:
+    if not handle.startswith("fc-"):
+        raise told.NotFoundError("not an id of Modal's")
     return modal.FunctionCall.from_id(handle, client=client)
 
 
