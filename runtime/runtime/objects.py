@@ -28,6 +28,7 @@ THREADS: Final = 16
 STREAMS: Final = 64  # uploads at once; a client may be slow, so they have threads of their own
 CONNECT_S: Final = 3.0
 READ_S: Final = 60.0
+CROSSED_MAX: Final = 5  # tries of a conditional write that meets another one
 
 
 class Reader(Protocol):
@@ -72,16 +73,20 @@ class Objects:
     async def put_if_absent(self, key: str, data: bytes, media_type: str) -> bool:
         """Store bytes under a key that has none. False when it has: of many who try at once one succeeds."""
 
+        headers: Any = {"Content-Type": media_type, "If-None-Match": "*"}
+
         def put() -> bool:
-            headers: Any = {"Content-Type": media_type, "If-None-Match": "*"}
-            try:
-                # The SDK's public `put_object` prefixes every header that it does not know.
-                self._client._put_object(self._bucket, key, data, headers)
-            except S3Error as problem:
-                if problem.code in _PRESENT:
-                    return False
-                raise
-            return True
+            for left in reversed(range(CROSSED_MAX)):
+                try:
+                    # The SDK's public `put_object` makes user metadata of headers that it does not know.
+                    self._client._put_object(self._bucket, key, data, headers)
+                    return True
+                except S3Error as problem:
+                    if problem.code == "PreconditionFailed":
+                        return False
+                    if problem.code != "ConditionalRequestConflict" or not left:  # two writes crossed: who won?
+                        raise
+            raise AssertionError("the last try returns or raises")
 
         return await self._run(put)
 
@@ -170,7 +175,6 @@ class Objects:
             raise error("STORAGE_UNAVAILABLE") from problem
 
 
-_PRESENT: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _MISSING: Final = frozenset({"NoSuchKey", "NoSuchObject"})
 
 

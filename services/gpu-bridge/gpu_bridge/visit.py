@@ -133,6 +133,7 @@ class Visitor:
 
     async def _ended(self, watch: Watch, response: CallResponse) -> None:
         items = {item.id: item for item in response.items}
+        alone = len(watch.calls) == 1
         for call in list(watch.calls):
             item = items.get(call.key)
             if item is not None and item.duplicate_of:
@@ -140,10 +141,15 @@ class Visitor:
                 continue
             if response.error is not None:
                 item = ItemResult(id=call.key, error=response.error)
-            if item is None:
+            # The answer is of the whole call. Of one among many, or when the two might differ, the object is asked.
+            doubtful = item is None or item.error is not None or not alone
+            if doubtful and (result := await self._marks.result(call)) is not None:
+                await self._settle_result(watch, call, result)
+            elif item is None:
                 await self._without_answer(watch, call, "CALL_LOST")
-                continue
-            await self._settle(watch, call, item, response.engine, response.device, response.usage, response.spans)
+            else:
+                usage, spans = (response.usage, response.spans) if alone else (None, ())
+                await self._settle(watch, call, item, response.engine, response.device, usage, spans)
 
     async def _followed(self, watch: Watch, call: Call, owner: str) -> None:
         """The work is another submission's: of this epoch, since its answer was lost; or nobody's any more."""
