@@ -41,21 +41,30 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """How an ended job is to work again: from which phase, with which parameters, on which version."""
+    """How an ended job is to work again: from which phase, with which parameters, on which version.
+
+    `force`: what is done again is bought again, though a result of the same work is there.
+    """
 
     from_phase: str | None = None
     parameters: Mapping[str, JsonValue] | None = None
     version: str = PINNED
+    force: bool = False
 
     def details(self) -> dict[str, Any]:
         """For the audit. Parameters by name only: their values may say something about a person."""
-        return {"from": self.from_phase, "version": self.version, "parameters": sorted(self.parameters or {})}
+        told = {"from": self.from_phase, "version": self.version, "parameters": sorted(self.parameters or {})}
+        return told | ({"force": True} if self.force else {})
+
+    def retry(self, target: Pipeline) -> Retry:
+        """As the machine takes it, now."""
+        return Retry(self.from_phase, target, clock.now(), self.parameters or {}, self.force)
 
     def check(self, pipelines: Sequence[Pipeline]) -> None:
         """Raises REQUEST_INVALID for a phase or a parameter that none of the pipelines has."""
         phases = [phase for pipeline in pipelines for phase in pipeline.phases]
         names = list(dict.fromkeys(phase.name for phase in phases))
-        if self.from_phase not in (None, Retry.START, *names):
+        if self.from_phase not in (None, Retry.START, Retry.DEGRADED, *names):
             raise error("REQUEST_INVALID", f"there is no such phase; there are {', '.join(names)}")
         known = sorted({parameter for phase in phases for parameter in phase.parameters})
         if not set(self.parameters or {}) <= set(known):
@@ -123,8 +132,7 @@ class Operations:
         Raises as that, also when the letter is closed already.
         """
         again.check([target])
-        given = Retry(again.from_phase, target, clock.now(), again.parameters or {})
-        return await self._act(actor, action, job_id, given, {**again.details(), **more}, letter, guard)
+        return await self._act(actor, action, job_id, again.retry(target), {**again.details(), **more}, letter, guard)
 
     async def target(self, name: str, version: int, wanted: str) -> Pipeline:
         """The definition that a job of this version goes on with. Raises STATE_CONFLICT when there is none."""

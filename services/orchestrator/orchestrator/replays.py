@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +29,6 @@ from contracts.message import HEADER_MESSAGE_ID
 from orchestrator import letters, store
 from orchestrator.letters import Filter
 from orchestrator.machine.decide import decide
-from orchestrator.machine.inputs import Retry
 from orchestrator.machine.pipeline import Pipeline, version_differences
 from orchestrator.operations import NEWEST, Actor, Again, Guard, Operations, note
 from orchestrator.pipelines import COMMANDS
@@ -95,7 +94,7 @@ class Replays:
         else:
             job = (await self.operations.seen(actor, found["job_id"])).job
             target = await self.operations.target(job.pipeline, job.pipeline_version, again.version)
-            wish = Again(_start(again, found["phase"], found["item"], target), again.parameters, again.version)
+            wish = replace(again, from_phase=_start(again, found["phase"], found["item"], target))
             about = {"dead_letter": str(id_), "replay": str(part_of) if part_of else None}
             await self.operations.reopen(actor, "job.replay", found["job_id"], wish, target, id_, guard, **about)
         return {"id": id_, "state": "replayed", "job_id": found["job_id"]}
@@ -165,7 +164,12 @@ class Replays:
         again.check(await self._targets(found, again))
         id_ = uuid4()
         told = {"filter": _plain(which), **again.details(), "rate_per_s": rate_per_s}
-        request = {"from": again.from_phase, "parameters": dict(again.parameters or {}), "version": again.version}
+        request = {
+            "from": again.from_phase,
+            "parameters": dict(again.parameters or {}),
+            "version": again.version,
+            "force": again.force,
+        }
         async with postgres.transaction(self.engine) as conn:
             await conn.execute(
                 "INSERT INTO orchestrator.replays (id, state, request, rate_per_s, by, reason, total) "
@@ -225,7 +229,7 @@ class Replays:
         done = 0
         for row, ids in turns:
             wish = json.loads(row["request"])
-            again = Again(wish["from"], wish["parameters"], wish["version"])
+            again = Again(wish["from"], wish["parameters"], wish["version"], wish.get("force", False))
             for id_ in ids:
                 try:
                     done += await self._turn(Actor(row["by"], None, row["reason"]), id_, again, row["id"])
@@ -354,8 +358,7 @@ def _redone(
 ) -> list[str]:
     """The phases that a replay would run again: what the machine itself would decide."""
     start = _start(again, found["phase"], found["item"], target)
-    given = Retry(start, target, clock.now(), again.parameters or {})
-    decision = decide(stored.job, stored.revision + 1, pinned, given)
+    decision = decide(stored.job, stored.revision + 1, pinned, replace(again, from_phase=start).retry(target))
     if decision.job is None or decision.ignored:
         return []
     return [name for name, state in decision.job.phases.items() if not state.is_done]

@@ -181,10 +181,12 @@ class World:
     def is_resumed(self) -> World:
         return self.give(Resume(self.at))
 
-    def is_retried(self, from_phase: str | None = None, newest: Pipeline | None = None, **parameters: Any) -> World:
+    def is_retried(
+        self, from_phase: str | None = None, newest: Pipeline | None = None, *, force: bool = False, **parameters: Any
+    ) -> World:
         pipeline = newest or self.pipeline
         assert pipeline is not None
-        return self.give(Retry(from_phase, pipeline, self.at, parameters))
+        return self.give(Retry(from_phase, pipeline, self.at, parameters, force))
 
     def _about(self, phase: str, item: str | None, attempt: int | None) -> dict[str, Any]:
         """The attempt that is out, unless another is named."""

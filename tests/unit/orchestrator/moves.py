@@ -35,7 +35,7 @@ def possible(job: Job, pipelines: Sequence[Pipeline], facts: Sequence[dict[str, 
     now = _newest(job)
     if job.is_over:
         for pipeline in pipelines:
-            for start in (None, Retry.START, *(phase.name for phase in pipeline.phases)):
+            for start in (None, Retry.START, Retry.DEGRADED, *(phase.name for phase in pipeline.phases)):
                 yield Retry(start, pipeline, now)
         return
     for phase, item, state in job.units():

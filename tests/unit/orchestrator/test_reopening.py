@@ -198,6 +198,59 @@ def test_a_fan_in_between_two_fan_outs_makes_the_second_begin_anew() -> None:
     assert world.stands() == "a succeeded, b spread (p1 succeeded, p2 out), m blocked, c blocked"
 
 
+# -- lesser engines ---------------------------------------------------------------------------------
+
+
+def test_what_a_lesser_engine_did_is_done_again_and_any_engine_may_do_it() -> None:
+    world = World(pipeline(phase("a"), phase("b", "a", fallback="cpu", retry={}), phase("c", "b"))).begins()
+    world.succeeds("a").fails("b", "CALL_LOST").succeeds("b").succeeds("c")
+    assert (world.state.status, world.state.degraded, world.unit("b").engine_only) == (Status.SUCCEEDED, True, "cpu")
+    world.is_retried(Retry.DEGRADED)
+    assert (world.new_keys, world.commands[-1].engine) == (["b.3"], None)
+    world.succeeds("b").succeeds("c")
+    assert (world.told[-1], world.state.degraded, world.keys[-1]) == ("succeeded", False, "c.2")
+
+
+def test_every_branch_that_a_lesser_engine_did_is_done_again() -> None:
+    world = World(pipeline(phase("a"), phase("b", "a"), phase("c", "a"), phase("d", "a"))).begins().succeeds("a")
+    world.succeeds("b", image=True).succeeds("c").succeeds("d", image=True)  # World calls what makes an image degraded
+    assert world.is_retried(Retry.DEGRADED).new_keys == ["b.2", "d.2"]
+
+
+def test_a_phase_that_has_an_item_of_a_lesser_engine_does_all_its_items_again() -> None:
+    world = World(BOOK).begins().succeeds("a", pages=["p1", "p2"])
+    world.succeeds("b", "p1").succeeds("b", "p2", image=True)
+    world.succeeds("c", "p1").succeeds("c", "p2").succeeds("d")
+    assert world.is_retried(Retry.DEGRADED).new_keys == ["b.p1.2", "b.p2.2"]
+
+
+def test_a_phase_that_could_be_done_without_has_no_result_to_make_better() -> None:
+    world = World(pipeline(phase("a", on_failure="degrade", retry={}), phase("b", "a"))).begins()
+    world.fails("a", "CALL_LOST").succeeds("b")
+    assert world.state.degraded
+    assert world.is_retried(Retry.DEGRADED).last.ignored == "there is nothing to do again"
+
+
+# -- force -----------------------------------------------------------------------------------------
+
+
+def test_force_is_in_the_commands_of_what_is_done_again_until_it_is_done() -> None:
+    world = dead_in_c().is_retried("b", force=True)
+    assert [c.phase for c in world.commands if c.force] == ["b"]
+    world.fails("b", "CALL_LOST").wakes()
+    assert (world.keys[-1], world.commands[-1].force) == ("b.3", True), "nobody knows whether the first was heard"
+    assert world.succeeds("b").commands[-1].force
+    world.succeeds("c").is_retried("b")
+    assert not world.commands[-1].force
+
+
+def test_force_reaches_items() -> None:
+    world = book("p1", bad="p2")
+    assert [c.force for c in world.is_retried(force=True).commands[-2:]] == [True, True], "p2 in b, and p1 in c"
+    world = book("p1", bad="p2").is_retried("a", force=True).succeeds("a", pages=["p1"])
+    assert world.commands[-1].force
+
+
 # -- parameters ------------------------------------------------------------------------------------
 
 

@@ -33,18 +33,20 @@ class Done(BaseModel):
 class RetryRequest(Because):
     """Where an ended job starts again.
 
-    `from`: a phase, `start`, or null for what went wrong; phases that are over and do not depend on
-    it keep what they made. `parameters` replace those of that phase. `version`: the pinned
-    definition, or the newest.
+    `from`: a phase, `start`, `degraded` for what a lesser engine did, or null for what went wrong;
+    phases that are over and do not depend on it keep what they made. `parameters` replace those of that
+    phase. `version`: the pinned definition, or the newest. `force`: work that is done again is bought
+    again, though a result of the same work is there.
     """
 
     from_phase: Name | None = Field(default=None, alias="from")
     parameters: Parameters = Field(default_factory=dict)
     version: Literal["pinned", "newest"] = "pinned"
+    force: bool = False
 
     def again(self) -> Again:
         """As the use cases take it."""
-        return Again(self.from_phase, self.parameters, self.version)
+        return Again(self.from_phase, self.parameters, self.version, self.force)
 
 
 class WaitView(BaseModel):

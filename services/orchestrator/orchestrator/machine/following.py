@@ -71,7 +71,8 @@ def _fan_out(step: Step, phase: Phase, state: PhaseState) -> None:
     if not ids:
         step.put(phase.name, None, replace(state, status=Status.SKIPPED, ended_at=step.at))
         return
-    items = {id_: PhaseState(attempt=state.attempt) for id_ in ids}  # a key is never used twice, whatever the item
+    # A key is never used twice, whatever the item.
+    items = {id_: PhaseState(attempt=state.attempt, force=state.force) for id_ in ids}
     step.put(phase.name, None, replace(state, status=Status.RUNNING, started_at=step.at, items=items))
     for id_ in ids:
         step.moved[phase.name, id_] = None

@@ -99,17 +99,21 @@ class Resume:
 class Retry:
     """Somebody wants an ended job to work again, from a phase on, from the `START`, or (None) from what went wrong.
 
-    `pipeline` is the definition to go on with: the pinned one, or the newest. `parameters` replace
-    those of the phases that it starts from (from the `START`: of every phase), and stay for later
-    retries until one replaces them or begins from the `START`.
+    From `DEGRADED`: from every phase whose result a lesser engine made. `pipeline` is the definition
+    to go on with: the pinned one, or the newest. `parameters` replace those of the phases that it
+    starts from (from the `START`: of every phase), and stay for later retries until one replaces them
+    or begins from the `START`. `force`: what is done again is bought again, though a result of the
+    same work is there.
     """
 
     START: ClassVar[str] = "start"
+    DEGRADED: ClassVar[str] = "degraded"
 
     from_phase: str | None
     pipeline: Pipeline
     at: datetime
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+    force: bool = False
 
 
 Outcome = Succeeded | Failed | Deferred | Progressed

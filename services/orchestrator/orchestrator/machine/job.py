@@ -109,7 +109,8 @@ class PhaseState(Struct, frozen=True, omit_defaults=True):
     command of its own: the highest of theirs, ever); `failures` counts those of this round that
     failed, which is what the retry policy looks at. `deferred_by` is set while it waits for a
     provider, `engine_only` once the fallback has taken over. `overrides` are parameters that an
-    operator gave. `ahead` is how many of its tenant's units waited before it when it became ready.
+    operator gave; `force` says that this round's commands ask for the work anew, though a result of it
+    is there. `ahead` is how many of its tenant's units waited before it when it became ready.
     """
 
     status: Status = Status.QUEUED
@@ -122,6 +123,7 @@ class PhaseState(Struct, frozen=True, omit_defaults=True):
     ahead: int = 0
     deferred_by: str | None = None
     engine_only: str | None = None
+    force: bool = False
     code: str | None = None
     detail: str | None = None
     engine: str | None = None
@@ -161,13 +163,20 @@ class PhaseState(Struct, frozen=True, omit_defaults=True):
         return self.status is Status.SKIPPED and self.code is not None
 
     @property
+    def stood_in(self) -> bool:
+        """Whether a lesser engine made its result, or that of an item. What was skipped has no result."""
+        if self.items:
+            return any(unit.stood_in for unit in self.items.values())
+        return self.status is Status.SUCCEEDED and self.degraded
+
+    @property
     def waits(self) -> bool:
         """Whether it waits for room or for a provider: for others, not for its own work."""
         return self.ready_at is not None or self.deferred_by is not None
 
-    def again(self) -> PhaseState:
+    def again(self, *, force: bool = False) -> PhaseState:
         """As new, but that attempts go on counting (a key is never used twice) and an operator's parameters stay."""
-        return PhaseState(attempt=self.attempt, tries=self.tries, overrides=self.overrides)
+        return PhaseState(attempt=self.attempt, force=force, tries=self.tries, overrides=self.overrides)
 
 
 _ENDINGS: Final = {status: Stand(status) for status in Status if status.is_terminal}

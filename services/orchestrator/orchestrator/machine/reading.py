@@ -92,6 +92,7 @@ class Reading:
             deadline=deadline,
             engine=state.engine_only,
             providers=list(phase.providers),
+            force=state.force,
         )
 
     def _inputs(self, phase: Phase, item: str | None) -> dict[str, ObjectRef]:

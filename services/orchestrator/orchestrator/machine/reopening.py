@@ -33,7 +33,7 @@ def plan(job: Job, given: Retry, pinned: Pipeline | None) -> Plan | str:
         return f"the job is one of pipeline {job.pipeline}"
     if job.original.media_type not in pipeline.accepts:
         return f"{pipeline.name} does not take {job.original.media_type}"
-    if start is not None and start != Retry.START and not pipeline.has(start):
+    if start not in (None, Retry.START, Retry.DEGRADED) and not pipeline.has(start):
         return f"the pipeline has no phase {start}"
     roots, anew = _roots(job, given, pinned)
     again = _again(job, pipeline, roots, anew)
@@ -52,7 +52,7 @@ def plan(job: Job, given: Retry, pinned: Pipeline | None) -> Plan | str:
         before = job.phases.get(name)
         state = before or PhaseState(attempt=job.spent.get(name, 0))
         if name in again:
-            state = state.again() if again[name] else _some_items_anew(state)
+            state = state.again(force=given.force) if again[name] else _some_items_anew(state, given.force)
         if start == Retry.START:
             state = replace(state, overrides={})
         if name in takers and (mine := {k: v for k, v in given.parameters.items() if k in phase.parameters}):
@@ -82,6 +82,8 @@ def _roots(job: Job, given: Retry, pinned: Pipeline | None) -> tuple[set[str], s
         anew |= {p.name for p in pipeline.phases if pinned.has(p.name) and not p.does_the_same(pinned.phase(p.name))}
     if given.from_phase == Retry.START:
         anew |= {phase.name for phase in pipeline.phases if not phase.needs}
+    elif given.from_phase == Retry.DEGRADED:
+        anew |= {name for name, state in job.phases.items() if pipeline.has(name) and state.stood_in}
     elif given.from_phase is not None:
         anew.add(given.from_phase)
     wrong = {name for name, state in job.phases.items() if pipeline.has(name) and not state.is_done}
@@ -107,7 +109,9 @@ def _again(job: Job, pipeline: Pipeline, roots: set[str], anew: set[str]) -> dic
     return again
 
 
-def _some_items_anew(state: PhaseState) -> PhaseState:
+def _some_items_anew(state: PhaseState, force: bool) -> PhaseState:
     """Items that went wrong begin anew. What succeeded has mates that did, so those are not done again either."""
-    items = {id_: unit if unit.status is Status.SUCCEEDED else unit.again() for id_, unit in state.items.items()}
+    items = {
+        id_: unit if unit.status is Status.SUCCEEDED else unit.again(force=force) for id_, unit in state.items.items()
+    }
     return replace(state, status=Status.RUNNING, ended_at=None, code=None, detail=None, degraded=False, items=items)

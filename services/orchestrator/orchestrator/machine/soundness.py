@@ -23,7 +23,7 @@ ATTACHMENTS_MAX: Final = 10
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")  # it stands in keys of work and of objects
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
 _ROOTS: Final = (OPTIONS, ITEM)
-_STAND_INS: Final = (Retry.START, *_ROOTS)  # words that stand where a phase's name could
+_STAND_INS: Final = (Retry.START, Retry.DEGRADED, *_ROOTS)  # words that stand where a phase's name could
 
 Facts = Mapping[str, frozenset[str]]  # by command: all that it finds out, ANY: nobody knows
 Where = tuple[str, ...]
