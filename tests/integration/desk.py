@@ -43,6 +43,13 @@ PIPELINES: Final = {
           maybe: {command: noop, deadline_s: 60, on_failure: skip}
           sure:  {command: noop, deadline_s: 60, needs: [maybe]}
         """,
+    # It can do without it too, and says that something lacks.
+    "forgiving": """
+        version: 1
+        phases:
+          maybe: {command: noop, deadline_s: 60, on_failure: degrade}
+          sure:  {command: noop, deadline_s: 60, needs: [maybe]}
+        """,
     # One at a time.
     "narrow": """
         version: 1

@@ -306,11 +306,13 @@ async def submit(nc: Client, *uploads: UploadReceived) -> None:
 
 @dataclass
 class Worker:
-    """Answers no-op commands. Of (tenant, phase) `codes` says which fail, and `holds` which are not answered yet."""
+    """Answers no-op commands. Of (tenant, phase) `codes` says which fail, `holds` which are not answered yet, and
+    `lesser` which a lesser engine does."""
 
     nc: Client
     codes: dict[tuple[str, str], str] = field(default_factory=dict)
     holds: set[tuple[str, str]] = field(default_factory=set)
+    lesser: set[tuple[str, str]] = field(default_factory=set)
     given: list[RunPhase] = field(default_factory=list)
     held: list[RunPhase] = field(default_factory=list)
     out: Counter[str] = field(default_factory=Counter)
@@ -353,6 +355,7 @@ class Worker:
             key=f"{command.prefix}/image.png", sha256="1" * 64, size=1, media_type="image/png", name="image.png"
         )
         about |= {"item": command.item, "artifacts": [made]}
+        about |= {"degraded": (command.tenant, command.phase) in self.lesser}
         done = PhaseSucceeded(**about, engine="noop@1", started_at=at - timedelta(seconds=2), ended_at=at)
         return outgoing(PHASE_SUCCEEDED, done, message_id=id_, key=command.key, source="test")
 

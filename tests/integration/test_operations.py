@@ -189,6 +189,7 @@ OPEN_TO_OPERATORS = [
     ("GET", "/v1/dead-letters/replays"),
     ("GET", f"/v1/dead-letters/replays/{uuid4()}"),
     ("POST", f"/v1/dead-letters/replays/{uuid4()}/pause"),
+    ("POST", "/v1/jobs/upgrade"),
     ("GET", "/v1/audit"),
 ]
 OPEN_TO_ALL = [
@@ -429,6 +430,104 @@ async def test_a_phase_or_a_parameter_that_the_pipeline_has_not_is_refused_by_na
     told_ = await desk.post(f"/v1/jobs/{job}/retry", status=409, start="third", parameters={"aspect": big})
     assert told_["detail"] == "the parameters have more than 65536 bytes"
     assert await desk.audit(job) == []
+
+
+# -- lesser engines ---------------------------------------------------------------------------------
+
+
+async def degraded(desk: Desk, count: int, phase: str = "second", tenant: str = "alice", **about: Any) -> list[UUID]:
+    """Jobs that succeeded with a lesser engine in this phase, in the order in which they ended."""
+    desk.worker.lesser.add((tenant, phase))
+    jobs = []
+    for _ in range(count):
+        jobs.append(await desk.begun(tenant, **about))
+        await desk.reaches(jobs[-1], "succeeded")
+    desk.worker.lesser.clear()
+    return jobs
+
+
+async def test_what_a_lesser_engine_did_is_done_again_and_noted(desk: Desk) -> None:
+    batch = uuid4()
+    jobs = await degraded(desk, 3, batch=batch)
+    [good] = await degraded(desk, 1, phase="none", batch=batch)
+    would = await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), dry_run=True)
+    assert (would["found"], would["jobs"], would["passed_over"], would["phases"]) == (3, 3, 0, {"second": 3})
+    assert {await desk.status(job) for job in jobs} == {"succeeded"}
+    assert await desk.audit(jobs[0]) == [], "a dry run does nothing"
+
+    done = await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), reason="the GPU is back")
+    assert (done["jobs"], done["phases"], done["next_cursor"]) == (3, {"second": 3}, None)
+
+    async def better() -> bool:
+        view = (await desk.get(f"/v1/batches/{batch}"))["jobs"]
+        return bool(view["succeeded"] == 4 and view["degraded"] == 0)
+
+    await until(better)
+    for job in jobs:
+        assert desk.runs(job) == [("first", 1), ("second", 1), ("third", 1), ("second", 2), ("third", 2)]
+        [line] = await desk.audit(job)
+        assert (line["who"], line["action"], line["why"]) == (OPS, "job.upgrade", "the GPU is back")
+        assert line["details"]["phases"] == ["second"]
+    assert all(c.engine is None and not c.force for c in desk.worker.given if c.job_id in jobs)
+    assert len(desk.runs(good)) == 3
+    assert (await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch)))["found"] == 0
+
+
+async def test_a_walk_takes_those_first_that_have_waited_longest_and_none_twice(desk: Desk) -> None:
+    batch = uuid4()
+    jobs = await degraded(desk, 3, batch=batch)
+    desk.worker.lesser.add(("alice", "second"))  # the GPU is gone again
+    first = await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), limit=2)
+    assert (first["found"], first["jobs"]) == (3, 2)
+    for job in jobs[:2]:
+        await until(lambda job=job: ("third", 2) in desk.runs(job))
+        await desk.reaches(job, "succeeded")
+    more = {"until": first["until"], "cursor": first["next_cursor"]}
+    last = await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), limit=2, **more)
+    assert (last["found"], last["jobs"], last["next_cursor"]) == (1, 1, None)
+    await until(lambda: ("third", 2) in desk.runs(jobs[2]))
+    await desk.reaches(jobs[2], "succeeded")
+    desk.worker.lesser.clear()
+    assert [len(desk.runs(job)) for job in jobs] == [5, 5, 5], "what ends degraded again is left to the next walk"
+    assert (await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), dry_run=True))["found"] == 3
+
+
+async def test_a_walk_is_of_one_tenant_when_it_is_asked_for(desk: Desk) -> None:
+    [hers] = await degraded(desk, 1, batch=(batch := uuid4()))
+    [his] = await degraded(desk, 1, tenant="bob", batch=batch)
+    done = await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), tenant="bob")
+    assert (done["found"], done["jobs"]) == (1, 1)
+    await until(lambda: ("third", 2) in desk.runs(his))
+    await desk.reaches(his, "succeeded")
+    assert len(desk.runs(hers)) == 3
+
+
+async def test_what_was_skipped_is_passed_over_and_a_page_has_its_limits(desk: Desk) -> None:
+    desk.codes["alice", "maybe"] = "OBJECT_MISSING"
+    job = await desk.begun(name="forgiving", batch=(batch := uuid4()))
+    await desk.reaches(job, "succeeded")
+    del desk.codes["alice", "maybe"]
+    for dry_run in (True, False):
+        page = await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), dry_run=dry_run)
+        assert (page["found"], page["jobs"], page["passed_over"]) == (1, 0, 1)
+    assert await desk.audit(job) == []
+    for wrong in ({"limit": 0}, {"limit": 201}, {"cursor": "x"}, {"tenant": "\x00"}, {"until": "2026-01-01T00:00:00"}):
+        assert (await desk.post("/v1/jobs/upgrade", "ops", 422, **wrong))["code"] == "REQUEST_INVALID"
+
+
+async def test_a_retry_from_what_a_lesser_engine_did_may_be_forced(desk: Desk) -> None:
+    [job] = await degraded(desk, 1)
+    await desk.post(f"/v1/jobs/{job}/retry", start="degraded", force=True, reason="it looked wrong")
+    await until(lambda: ("third", 2) in desk.runs(job))
+    await desk.reaches(job, "succeeded")
+    assert [(c.phase, c.force) for c in desk.worker.given if c.job_id == job and c.attempt == 2] == [
+        ("second", True),
+        ("third", True),
+    ]
+    [line] = await desk.audit(job)
+    assert line["details"] == {"from": "degraded", "version": "pinned", "parameters": [], "force": True}
+    told_ = await desk.post(f"/v1/jobs/{job}/retry", status=409, start="degraded")
+    assert told_["detail"] == "there is nothing to do again"
 
 
 # -- the audit --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from orchestrator.replays import Replays
 from orchestrator.settings import Settings
 from orchestrator.shell import DUE_MAX, SOURCE, Shell
 from orchestrator.tables import INBOX, OUTBOX
+from orchestrator.upgrades import Upgrades
 from orchestrator.watch import LOOK_EVERY_S, Watch
 from runtime import inbox, logs, postgres, service
 from runtime.outbox import Outbox
@@ -84,7 +85,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             handlers = Handlers(shell, engine, js)
             operations = Operations(shell)
             replays = Replays(engine, js, shell, operations, settings.gpu_usd_per_s)
-            app.state.use_cases = UseCases(engine, shell, operations, replays)
+            app.state.use_cases = UseCases(engine, shell, operations, replays, Upgrades(engine, shell))
             async with service.background(
                 *(
                     consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs, batch_max=BATCH_MAX)

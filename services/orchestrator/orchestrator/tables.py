@@ -64,6 +64,7 @@ JOBS: Final = Table(
     Index("ix_jobs_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
     Index("ix_jobs_batch", "tenant", "batch_id", "status", postgresql_where=text("batch_id IS NOT NULL")),
     Index("ix_jobs_ended", "pipeline", "ended_at", postgresql_where=text("status = 'succeeded'")),
+    Index("ix_jobs_degraded", "ended_at", "id", postgresql_where=text("degraded AND status = 'succeeded'")),
 )
 
 HISTORY: Final = Table(

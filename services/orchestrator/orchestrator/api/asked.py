@@ -21,6 +21,7 @@ from contracts.errors import error
 from orchestrator.operations import Actor, Operations
 from orchestrator.replays import Replays
 from orchestrator.shell import Shell
+from orchestrator.upgrades import Upgrades
 from runtime.http import Asker
 
 BODY_BYTES_MAX: Final = 256 * 1024  # parameters of 64 KiB, each byte of them escaped, and some
@@ -34,6 +35,7 @@ class UseCases:
     shell: Shell
     operations: Operations
     replays: Replays
+    upgrades: Upgrades
 
 
 def _hands(request: Request) -> UseCases:
