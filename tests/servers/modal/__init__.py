@@ -15,6 +15,6 @@ account". Where Modal's own behaviour is not documented, the table in faults.py 
 
 from tests.servers.modal.faults import Faults
 from tests.servers.modal.ledger import Call, Counters
-from tests.servers.modal.platform import ModalPlatform
+from tests.servers.modal.platform import TOKEN, ModalPlatform
 
-__all__ = ["Call", "Counters", "Faults", "ModalPlatform"]
+__all__ = ["TOKEN", "Call", "Counters", "Faults", "ModalPlatform"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from typing import Any, Final
 
@@ -103,7 +104,7 @@ class Calls:
         if self._faults.dedupes and key in self._ledger.by_key:
             return self._ledger.by_key[key]
         call = Call(new_id("fc"), function_id, new_id("in"), given)
-        self._ledger.calls[call.id] = self._ledger.by_key[key] = call
+        self._ledger.calls[call.id] = self._ledger.by_key[key] = self._ledger.by_input[call.input_id] = call
         self._ledger.stored.append((f"input {call.id}", given.args))
         self._ledger.counters.created[call.method] += 1
         self._ledger.queue(function_id).append(call)
@@ -124,11 +125,10 @@ class Calls:
     async def _poll(self, request: api_pb2.FunctionGetOutputsRequest, _: Headers) -> Message:
         self._ledger.counters.polls += 1
         call = self._known(request.function_call_id)
-        try:
-            async with asyncio.timeout(min(request.timeout, LONG_POLL_S)):
-                await self._ledger.until(lambda: call.result is not None or call.expired)
-        except TimeoutError:
-            pass
+        if request.timeout > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(request.timeout, LONG_POLL_S)):
+                    await self._ledger.until(lambda: call.result is not None or call.expired)
         if call.expired:
             return api_pb2.FunctionGetOutputsResponse(num_unfinished_inputs=0)
         if call.result is None:

@@ -84,6 +84,11 @@ class Containers:
             "TaskResult": self._task_result,
         }
 
+    @property
+    def idle(self) -> list[Container]:
+        """Those that have nothing to do, booting ones included."""
+        return [container for container in self._alive if container.call is None]
+
     async def schedule(self) -> None:
         """Start containers as calls need them, until cancelled."""
         while True:
@@ -104,6 +109,12 @@ class Containers:
             self._spawn(self._interrupt(container))
         else:
             container.cancelled_inputs.append(call.input_id)
+
+    def retire(self) -> None:
+        """Kill those that have nothing to do, as they are after the scaledown window."""
+        for container in self.idle:
+            container.leaves = True
+            container.send(signal.SIGKILL)
 
     def preempt(self, call: Call) -> None:
         """SIGINT to its container; the input starts again elsewhere under the same ids."""
@@ -204,7 +215,7 @@ class Containers:
         container.over = True
         self._alive.remove(container)
         call, container.call = container.call, None
-        if not container.asked:
+        if not container.asked and not container.leaves:
             self._crashed(container.function.id)
         if call:
             call.container = None
@@ -280,7 +291,7 @@ class Containers:
     async def _outputs(self, request: api_pb2.FunctionPutOutputsRequest, headers: Headers) -> Message:
         container = self._of(headers)
         for item in request.outputs:
-            call = self._ledger.by_input(item.input_id)
+            call = self._ledger.by_input.get(item.input_id)
             if call is None or call.container is not container:
                 continue
             call.container = container.call = None

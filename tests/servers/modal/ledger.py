@@ -50,6 +50,7 @@ class Counters:
     created: Counter[str] = field(default_factory=Counter)  # calls made of them
     started: Counter[str] = field(default_factory=Counter)  # inputs handed to a container: bodies begun
     ended: Counter[str] = field(default_factory=Counter)  # bodies that ran to their end
+    received: Counter[str] = field(default_factory=Counter)  # requests of clients, by RPC, silenced ones included
     polls: int = 0
     cancels: int = 0
     lookups: int = 0
@@ -64,6 +65,7 @@ class Ledger:
     calls: dict[str, Call] = field(default_factory=dict)
     waiting: dict[str, deque[Call]] = field(default_factory=dict)
     by_key: dict[str, Call] = field(default_factory=dict)
+    by_input: dict[str, Call] = field(default_factory=dict)
     stored: list[tuple[str, bytes]] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
     _waiters: set[asyncio.Future[None]] = field(default_factory=set)
@@ -87,10 +89,6 @@ class Ledger:
     def queue(self, function_id: str) -> deque[Call]:
         """The calls of a function that no container has."""
         return self.waiting.setdefault(function_id, deque())
-
-    def by_input(self, input_id: str) -> Call | None:
-        """The call of an input."""
-        return next((call for call in self.calls.values() if call.input_id == input_id), None)
 
     def end(
         self,

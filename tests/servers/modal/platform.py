@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, Self
 
 from grpclib import GRPCError, Status
-from grpclib.server import Server
 from modal._serialization import deserialize_data_format
-from modal._utils.grpc_utils import custom_detail_codec
 from modal_proto import api_pb2
 
 from tests.servers.modal.calls import Calls
 from tests.servers.modal.containers import ROOT, Containers
 from tests.servers.modal.deployments import Deployments, Function
+from tests.servers.modal.door import Door
 from tests.servers.modal.faults import Faults
 from tests.servers.modal.ledger import Call, Counters, Ledger
 from tests.servers.modal.rpc import Headers, service
@@ -159,15 +157,34 @@ class ModalPlatform:
         """It goes on where it was."""
         self._do(lambda call: self._containers.send(call, signal.SIGCONT), call_id)
 
+    def retire(self) -> None:
+        """Every container that has nothing to do is gone: the next call starts cold."""
+
+        async def act() -> None:
+            self._containers.retire()
+            await self._ledger.until(lambda: not self._containers.idle)
+
+        self._await(act())
+
+    def shut(self) -> None:
+        """An outage: every client's connection breaks and no new one is taken. Containers work on."""
+        self._await(self._front.close())
+
+    def reopen(self) -> None:
+        """The outage is over."""
+        self._await(self._front.open())
+
     # -- inside ---------------------------------------------------------------------------------
 
     def _do(self, what: Callable[[Call], Any], call_id: str) -> None:
-        assert self._loop
-
         async def act() -> None:
             what(self._ledger.calls[call_id])
 
-        asyncio.run_coroutine_threadsafe(act(), self._loop).result()
+        self._await(act())
+
+    def _await(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._loop
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _changed(self) -> None:
         if self.__dict__.get("_loop") and self._loop:
@@ -176,6 +193,7 @@ class ModalPlatform:
     async def _guard(self, name: str, headers: Headers) -> None:
         if headers.get("x-modal-client-type") == str(api_pb2.CLIENT_TYPE_CONTAINER):
             return
+        self.counters.received[name] += 1
         if (headers.get("x-modal-token-id"), headers.get("x-modal-token-secret")) != TOKEN:
             raise GRPCError(Status.UNAUTHENTICATED, "Token ID is malformed")
         await self._calls.guard(name, headers)
@@ -183,17 +201,19 @@ class ModalPlatform:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         handlers = {**self._deployments.handlers, **self._calls.handlers, **self._containers.handlers}
-        server = Server([service(handlers, self._guard)], status_details_codec=custom_detail_codec)
+        served = service(handlers, self._guard)
+        # Containers come in at the back: what happens to clients in front does not reach them.
+        self._front, back = Door(served), Door(served)
         blobs = await self._calls.serve_blobs()
-        listening = socket.create_server(("127.0.0.1", 0))
-        await server.start(sock=listening)
-        self.url = self._containers.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        await self._front.open()
+        await back.open()
+        self.url, self._containers.url = self._front.url, back.url
         scheduling = asyncio.create_task(self._containers.schedule())
         self._ready.set()
         await self._stop.wait()
         scheduling.cancel()
         await asyncio.gather(scheduling, return_exceptions=True)
         await self._containers.close()
-        server.close()
-        await server.wait_closed()
+        await self._front.close()
+        await back.close()
         await blobs.cleanup()

@@ -17,7 +17,8 @@ up; and its exceptions end here, as codes. Source: the design notes on providers
             RemoteError: stopped, out of memory             Broken CALL_KILLED
             OutputExpiredError, NotFoundError               Broken CALL_EXPIRED
 
-Credentials and address are the SDK's own: MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_SERVER_URL.
+Credentials and address are the SDK's own: MODAL_TOKEN_ID, MODAL_TOKEN_SECRET, MODAL_SERVER_URL. Two more of its
+variables are set here for the whole process, see SETTINGS.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import modal
 from grpclib.exceptions import StreamTerminatedError
@@ -47,7 +48,7 @@ T = TypeVar("T")
 # Seconds that one question may take before it is abandoned. A spawn takes 0.1 to 0.5 of them on a good day; one
 # that is abandoned too soon costs a look for its claim, one that is waited for holds up its slot.
 SUBMIT_S: Final = 10.0
-POLL_S: Final = 5.0
+POLL_S: Final = 4.0  # not 5: there the SDK's own attempt ends, swallows our cancellation and lives on for 16 s
 CANCEL_S: Final = 5.0
 HEALTH_S: Final = 3.0
 CLOSE_S: Final = 2.0
@@ -85,14 +86,14 @@ class ModalProvider:
         app: str = "safelight-gpu",
         worker: str = "Worker",
         environment: str | None = None,
-        device: str = "gpu",
+        device: Literal["cpu", "gpu"] = "gpu",
         gpus: tuple[str, ...] = ("L4", "A10"),
         regions: tuple[str, ...] = (),
         retention_s: float = RETENTION_S,
     ) -> None:
         self._app, self._worker_name, self._environment = app, worker, environment
         self._capabilities = Capabilities(
-            device="cpu" if device == "cpu" else "gpu",
+            device=device,
             cancels=True,
             webhooks=False,
             prewarms=True,
@@ -103,6 +104,7 @@ class ModalProvider:
         )
         self._commands, self._questions = _Line(), _Line()
         self._worker: Any = None  # the deployed class; looked up once, and again when it is gone
+        self._looking_up = asyncio.Lock()
         self._health: tuple[float, Available | Unavailable] | None = None
 
     @property
@@ -116,7 +118,7 @@ class ModalProvider:
             return self._health[1]
         found: Available | Unavailable = Available()
         try:
-            await self._questions.ask(lambda client: self._look_up(client), HEALTH_S)
+            await self._questions.ask(self._look_up, HEALTH_S)
         except SafelightError as problem:
             log.warning("modal.unhealthy", code=problem.code, app=self._app)
             known = problem.code in ("PROVIDER_UNAUTHORIZED", "PROVIDER_RATE_LIMITED")
@@ -185,8 +187,9 @@ class ModalProvider:
         return await self._commands.ask(lambda client: self._spawn(client, method, arguments), SUBMIT_S)
 
     async def _spawn(self, client: modal.Client, method: str, arguments: tuple[Any, ...]) -> str:
-        if self._worker is None:
-            self._worker = await self._look_up(client)
+        async with self._looking_up:
+            if self._worker is None:
+                self._worker = await self._look_up(client)
         call = await getattr(self._worker, method).spawn.aio(*arguments)
         handle: str = call.object_id
         return handle
@@ -225,7 +228,7 @@ class _Line:
     def __init__(self) -> None:
         self._client: modal.Client | None = None
         self._opening = asyncio.Lock()
-        self._abandoned: set[asyncio.Future[Any]] = set()
+        self._asked: set[asyncio.Future[Any]] = set()
 
     async def ask(self, question: Callable[[modal.Client], Awaitable[T]], within_s: float) -> T:
         """The answer, within `within_s` seconds whatever the SDK does.
@@ -234,24 +237,28 @@ class _Line:
             SafelightError: PROVIDER_*, as the table atop says.
         """
         asked = asyncio.ensure_future(self._put(question))
+        self._asked.add(asked)
+        asked.add_done_callback(self._over)
         try:
             await asyncio.wait({asked}, timeout=within_s)
-            if not asked.done():
-                raise error("PROVIDER_TIMEOUT", f"Modal did not answer within {within_s:g} s")
+        finally:
+            abandoned = not asked.done()
+            if abandoned:  # cancelled and not waited for: the SDK's own end of it may take its time
+                asked.cancel()
+        if abandoned:
+            raise error("PROVIDER_TIMEOUT", f"Modal did not answer within {within_s:g} s")
+        try:
             return asked.result()
-        except (SafelightError, asyncio.CancelledError):
+        except SafelightError:
             raise
+        except asyncio.CancelledError:  # the question's own: this connection was closed meanwhile
+            raise error("PROVIDER_UNAVAILABLE", "closed") from None
         except Exception as problem:
             raise _as_ours(problem) from None
-        finally:
-            if not asked.done():  # cancelled and not waited for: the SDK's own end of it may take its time
-                asked.cancel()
-                self._abandoned.add(asked)
-                asked.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """Within CLOSE_S, whatever the SDK does."""
-        for one in list(self._abandoned):
+        for one in list(self._asked):
             one.cancel()
         client, self._client = self._client, None
         if client is not None:
@@ -267,10 +274,10 @@ class _Line:
                 self._client = await _opened()
         return await question(self._client)
 
-    def _ended(self, asked: asyncio.Future[Any]) -> None:
-        self._abandoned.discard(asked)
-        if not asked.cancelled() and (problem := asked.exception()):
-            log.debug("modal.abandoned_ended", error=type(problem).__name__)
+    def _over(self, asked: asyncio.Future[Any]) -> None:
+        self._asked.discard(asked)
+        if not asked.cancelled():
+            asked.exception()  # of one that was abandoned: nobody else looks at it
 
 
 async def _opened() -> modal.Client:
