@@ -173,7 +173,8 @@ def health() -> dict[str, Any]:
 def fetch_weights() -> dict[str, Any]:
     """Fill the volume with weights, and with nothing else ever. Says how many there are to fetch: none so far."""
     fetched = fetch(MODELS, Path(WEIGHTS))
-    weights.commit()
+    if fetched:
+        weights.commit()
     return {"known": len(MODELS), "fetched": fetched}
 
 

@@ -185,10 +185,11 @@ def test_the_image_has_the_packages_of_gpu_functions_with_the_pins_of_the_worksp
 
 
 async def test_health_says_what_is_deployed(client: modal.Client) -> None:
-    call = await modal.Function.from_name(deployed.APP, "health", client=client).spawn.aio()
-    said = await call.get.aio(timeout=60)
+    functions = [modal.Function.from_name(deployed.APP, name, client=client) for name in ("health", "fetch_weights")]
+    said, fetched = await asyncio.gather(*(function.remote.aio() for function in functions))
     assert said == {"envelope": 1, "device": "cpu", "gpus": [], "engines": ANY, "weights": {}}
     assert "style.apply cube-lut@1 cpu" in said["engines"]
+    assert fetched == {"known": 0, "fetched": []}  # there are none yet, and it says so
 
 
 def test_weights_are_kept_only_if_they_are_what_they_should_be(tmp_path: Path) -> None:

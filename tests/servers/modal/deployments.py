@@ -100,6 +100,7 @@ class Deployments:
             "SecretGetOrCreate": self._secret,
             "VolumeGetOrCreate": self._volume,
             "VolumeCommit": self._volume_commit,
+            "VolumeReload": self._nothing,
             "FunctionPrecreate": self._precreate,
             "FunctionCreate": self._create,
             "ClassCreate": self._class,
