@@ -1,4 +1,4 @@
-"""What every HTTP surface shares: problem documents (RFC 9457), tenants' and operators' API keys.
+"""What every HTTP surface shares: problem documents (RFC 9457), tenants' and operators' API keys, bounded bodies.
 
 Every error a client sees has a stable code from `contracts.errors`; what is unforeseen is
 INTERNAL, and its text stays in our logs.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from opentelemetry.trace import SpanKind
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, StringConstraints
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -236,3 +237,41 @@ Tenant = Annotated[str, Depends(_tenant)]
 
 Operator = Annotated[str, Depends(_operator)]
 """A route parameter: the operator whose API key the request carries. Raises UNAUTHENTICATED, FORBIDDEN."""
+
+
+# -- what a request may hold -----------------------------------------------------------------
+
+BODY_BYTES_MAX: Final = 256 * 1024  # parameters of 64 KiB, each byte of them escaped, and some
+
+
+class Bounded(APIRoute):
+    """A route whose requests are read no further than they may be long."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            body = bytearray()
+            async for piece in request.stream():
+                body += piece
+                if len(body) > BODY_BYTES_MAX:
+                    raise error("REQUEST_INVALID", f"a body may have {BODY_BYTES_MAX} bytes at most")
+
+            async def again() -> ASGIMessage:
+                return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+            return await handle(Request(request.scope, again))
+
+        return bounded
+
+
+def storable(text: str) -> str:
+    """The text, if a database takes it. Raises ValueError."""
+    text.encode()  # raises for half a character
+    if "\x00" in text:
+        raise ValueError("a text may hold every character but NUL")
+    return text
+
+
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), AfterValidator(storable)]
+"""Why somebody does something, in their own words."""

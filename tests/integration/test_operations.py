@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -446,6 +447,11 @@ async def degraded(desk: Desk, count: int, phase: str = "second", tenant: str = 
     return jobs
 
 
+def done_again(desk: Desk, job: UUID) -> bool:
+    """Whether the last phase has been given once more."""
+    return ("third", 2) in desk.runs(job)
+
+
 async def test_what_a_lesser_engine_did_is_done_again_and_noted(desk: Desk) -> None:
     batch = uuid4()
     jobs = await degraded(desk, 3, batch=batch)
@@ -480,12 +486,12 @@ async def test_a_walk_takes_those_first_that_have_waited_longest_and_none_twice(
     first = await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), limit=2)
     assert (first["found"], first["jobs"]) == (3, 2)
     for job in jobs[:2]:
-        await until(lambda job=job: ("third", 2) in desk.runs(job))
+        await until(partial(done_again, desk, job))
         await desk.reaches(job, "succeeded")
     more = {"until": first["until"], "cursor": first["next_cursor"]}
     last = await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), limit=2, **more)
     assert (last["found"], last["jobs"], last["next_cursor"]) == (1, 1, None)
-    await until(lambda: ("third", 2) in desk.runs(jobs[2]))
+    await until(partial(done_again, desk, jobs[2]))
     await desk.reaches(jobs[2], "succeeded")
     desk.worker.lesser.clear()
     assert [len(desk.runs(job)) for job in jobs] == [5, 5, 5], "what ends degraded again is left to the next walk"
@@ -497,7 +503,7 @@ async def test_a_walk_is_of_one_tenant_when_it_is_asked_for(desk: Desk) -> None:
     [his] = await degraded(desk, 1, tenant="bob", batch=batch)
     done = await desk.post("/v1/jobs/upgrade", "ops", batch=str(batch), tenant="bob")
     assert (done["found"], done["jobs"]) == (1, 1)
-    await until(lambda: ("third", 2) in desk.runs(his))
+    await until(partial(done_again, desk, his))
     await desk.reaches(his, "succeeded")
     assert len(desk.runs(hers)) == 3
 
@@ -518,7 +524,7 @@ async def test_what_was_skipped_is_passed_over_and_a_page_has_its_limits(desk: D
 async def test_a_retry_from_what_a_lesser_engine_did_may_be_forced(desk: Desk) -> None:
     [job] = await degraded(desk, 1)
     await desk.post(f"/v1/jobs/{job}/retry", start="degraded", force=True, reason="it looked wrong")
-    await until(lambda: ("third", 2) in desk.runs(job))
+    await until(partial(done_again, desk, job))
     await desk.reaches(job, "succeeded")
     assert [(c.phase, c.force) for c in desk.worker.given if c.job_id == job and c.attempt == 2] == [
         ("second", True),

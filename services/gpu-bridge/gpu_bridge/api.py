@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, StringConstraints
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.errors import error
+from contracts.errors import SafelightError, error
 from gpu_bridge import smoke, store
 from gpu_bridge.catalog import FUNCTIONS
 from gpu_bridge.marks import MarkStore
-from gpu_bridge.providers.port import Unavailable
+from gpu_bridge.providers.port import Provider, Unavailable
 from gpu_bridge.vendors import WORKING, Mode, Vendors, known_functions, set_mode
 from runtime import clock, logs
-from runtime.http import Operator, responses
+from runtime.http import Bounded, Operator, Reason, responses
 
 log = logs.get()
+STILL_THERE_S: Final = 10.0  # a proxy waits a minute for a byte, our client 45 s
 MODES: Final = {"pause": "paused", "drain": "draining", "resume": WORKING}
 
 
 @dataclass(frozen=True, slots=True)
 class UseCases:
-    """Everything that a route may call."""
+    """Everything that a route may call. `still_there_s`: how often a long answer says that it is still to come."""
 
     engine: AsyncEngine
     vendors: Vendors
     marks: MarkStore
+    still_there_s: float = STILL_THERE_S
 
 
 def _hands(request: Request) -> UseCases:
@@ -40,8 +46,7 @@ def _hands(request: Request) -> UseCases:
 
 Hands = Annotated[UseCases, Depends(_hands)]
 Named = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500, pattern=r"^[^\x00]*$")]
-router = APIRouter(prefix="/v1/providers", tags=["providers"])
+router = APIRouter(prefix="/v1/providers", tags=["providers"], route_class=Bounded)
 
 
 class PriceView(BaseModel):
@@ -81,8 +86,8 @@ class ProviderView(BaseModel):
     prices: list[PriceView]
 
 
-class Because(BaseModel):
-    """Why somebody does something; it must hold no personal data."""
+class ModeChange(BaseModel):
+    """Why a provider is to work or not; everybody who looks at it reads this, so it must hold no personal data."""
 
     reason: Reason = ""
 
@@ -132,27 +137,11 @@ def _view(vendors: Vendors, name: str, in_flight: int) -> ProviderView:
     )
 
 
-@router.post(
-    "/{name}/{what}",
-    responses=responses("UNAUTHENTICATED", "FORBIDDEN", "PROVIDER_UNKNOWN", "REQUEST_INVALID"),
-)
-async def change(
-    hands: Hands, operator: Operator, name: Named, what: Literal["pause", "resume", "drain"], because: Because
-) -> ProviderView:
-    """Give it nothing new (`pause`; `drain` says that it is to run empty), or let it work again (`resume`)."""
-    known_functions(name)
-    mode = Mode(MODES[what], because.reason, f"operator:{operator}", clock.now())
-    async with hands.engine.begin() as conn:
-        await set_mode(conn, name, mode)
-    log.info("provider.mode", provider=name, mode=mode.mode, by=mode.by)
-    async with hands.engine.connect() as conn:
-        await hands.vendors.look(conn)
-        in_flight = await store.in_flight(conn)
-    return _view(hands.vendors, name, in_flight.get(name, 0))
-
-
 class Tested(BaseModel):
-    """How a smoke call went: seconds until it was accepted, claimed and over."""
+    """How a smoke call went: seconds until it was accepted, until it was claimed, and at work.
+
+    `links_to` is where its links led: object storage, as the provider has to reach it.
+    """
 
     provider: str
     ok: bool
@@ -164,18 +153,77 @@ class Tested(BaseModel):
     submit_s: float
     start_s: float | None
     run_s: float | None
+    links_to: str
 
 
+# Before the route of {what}, which would take "test" for one.
 @router.post(
     "/{name}/test",
-    responses=responses("UNAUTHENTICATED", "FORBIDDEN", "PROVIDER_UNKNOWN", "STORAGE_UNAVAILABLE"),
+    response_model=Tested,
+    responses=responses("UNAUTHENTICATED", "FORBIDDEN", "PROVIDER_UNKNOWN", "REQUEST_INVALID"),
 )
-async def test(hands: Hands, _operator: Operator, name: Named) -> Tested:
-    """Style a picture of 16 x 16 pixels there, by the whole way: links, claim, result. It is paid for."""
+async def test(hands: Hands, _operator: Operator, name: Named) -> Response:
+    """Style a picture of 16 x 16 pixels there, by the whole way: links, claim, result. It is paid for.
+
+    A cold start takes minutes: spaces come before the JSON meanwhile, so that nobody on the way takes
+    the connection for a dead one.
+    """
+    known_functions(name)
     provider = hands.vendors.named(name)
     if provider is None:
         raise error("PROVIDER_UNKNOWN", "no such provider is set up here")
-    return Tested(provider=name, **await smoke.test(provider, hands.marks))
+    # It goes on when the caller leaves: it is bought already, and clears up behind itself.
+    task = asyncio.create_task(_tested(provider, hands.marks))
+    _testing.add(task)
+    task.add_done_callback(_testing.discard)
+
+    async def body() -> AsyncIterator[str]:
+        while not (await asyncio.wait({task}, timeout=hands.still_there_s))[0]:
+            yield " "
+        yield task.result().model_dump_json()
+
+    return StreamingResponse(body(), media_type="application/json")
+
+
+_testing: set[asyncio.Task[Tested]] = set()
+
+
+async def _tested(provider: Provider, marks: MarkStore) -> Tested:
+    """Whatever goes wrong is told: the answer has begun."""
+    links_to = ""
+    try:
+        link = urlsplit(await marks.objects.read_url("calls/smoke", timedelta(seconds=1)))
+        links_to = f"{link.scheme}://{link.netloc}"
+        found = await smoke.test(provider, marks)
+    except SafelightError as problem:
+        found = {**smoke.NOTHING, "code": problem.code, "detail": problem.detail}
+    except Exception as problem:
+        log.error("provider.test_failed", provider=provider.name, exc_info=problem)
+        found = {**smoke.NOTHING, "code": "INTERNAL", "detail": type(problem).__name__}
+    return Tested(provider=provider.name, links_to=links_to, **found)
+
+
+@router.post(
+    "/{name}/{what}",
+    responses=responses("UNAUTHENTICATED", "FORBIDDEN", "PROVIDER_UNKNOWN", "REQUEST_INVALID"),
+)
+async def change(
+    hands: Hands,
+    operator: Operator,
+    name: Named,
+    what: Literal["pause", "resume", "drain"],
+    because: ModeChange | None = None,
+) -> ProviderView:
+    """Give it nothing new (`pause`; `drain` says that it is to run empty), or let it work again (`resume`)."""
+    known_functions(name)
+    mode = Mode(MODES[what], because.reason if because else "", f"operator:{operator}", clock.now())
+    async with hands.engine.begin() as conn:
+        await set_mode(conn, name, mode)
+    log.info("provider.mode", provider=name, mode=mode.mode, by=mode.by)
+    async with hands.engine.connect() as conn:
+        await hands.vendors.look(conn)
+        in_flight = await store.in_flight(conn)
+    return _view(hands.vendors, name, in_flight.get(name, 0))
 
 
 class CostLine(BaseModel):

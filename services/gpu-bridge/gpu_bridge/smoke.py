@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -31,11 +32,24 @@ PICTURE: Final = base64.b64decode(
 LUT: Final = ("LUT_3D_SIZE 2\n" + "".join(f"{r} {g} {b}\n" for b in (0, 1) for g in (0, 1) for r in (0, 1))).encode()
 
 
+# Of which nothing is known yet.
+NOTHING: Final[Mapping[str, Any]] = {
+    "ok": False,
+    "code": None,
+    "detail": "",
+    "engine": "",
+    "device": "",
+    "cold": None,
+    "submit_s": 0.0,
+    "start_s": None,
+    "run_s": None,
+}
+
+
 async def test(provider: Provider, marks: MarkStore) -> dict[str, Any]:
     """Do it, and tell how it went. Raises STORAGE_UNAVAILABLE; whatever the provider does is told."""
     name = uuid4()
-    found: dict[str, Any] = {"ok": False, "code": None, "detail": "", "engine": "", "device": "", "cold": None}
-    found |= {"submit_s": 0.0, "start_s": None, "run_s": None}
+    found = dict(NOTHING)
     inputs = {}
     for role, (data, media_type) in {"image": (PICTURE, "image/png"), "lut": (LUT, "application/x-cube-lut")}.items():
         key = f"calls/smoke/{name}/{role}"
@@ -50,6 +64,8 @@ async def test(provider: Provider, marks: MarkStore) -> dict[str, Any]:
         await _run(provider, marks, call, command, found)
     except SafelightError as problem:
         found |= {"code": problem.code, "detail": problem.detail}
+    except TimeoutError:
+        found |= {"code": "PROVIDER_TIMEOUT", "detail": "the provider did not answer when it was asked how it goes"}
     finally:
         made = [f"{call.prefix}/{part}" for part in (CLAIM, PROGRESS, RESULT)]
         made += output_keys(call.prefix, function_named(FUNCTION)).values()

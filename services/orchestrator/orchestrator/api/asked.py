@@ -5,26 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Query, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Depends, Query, Request
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, JsonValue, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncEngine
-from starlette.types import Message
 
 from contracts.errors import error
 from orchestrator.operations import Actor, Operations
 from orchestrator.replays import Replays
 from orchestrator.shell import Shell
 from orchestrator.upgrades import Upgrades
-from runtime.http import Asker
-
-BODY_BYTES_MAX: Final = 256 * 1024  # parameters of 64 KiB, each byte of them escaped, and some
+from runtime.http import Asker, Reason, storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +41,6 @@ def _hands(request: Request) -> UseCases:
 Hands = Annotated[UseCases, Depends(_hands)]
 Limit = Annotated[int, Query(ge=1, le=200)]
 Cursor = Annotated[str | None, Query(max_length=200, description="from `next_cursor` of the page before")]
-
-
-class Bounded(APIRoute):
-    """A route whose requests are read no further than they may be long."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def bounded(request: Request) -> Response:
-            body = bytearray()
-            async for piece in request.stream():
-                body += piece
-                if len(body) > BODY_BYTES_MAX:
-                    raise error("REQUEST_INVALID", f"a body may have {BODY_BYTES_MAX} bytes at most")
-
-            async def again() -> Message:
-                return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-            return await handle(Request(request.scope, again))
-
-        return bounded
-
-
-def _storable(text: str) -> str:
-    text.encode()  # raises for half a character
-    if "\x00" in text:
-        raise ValueError("a text may hold every character but NUL")
-    return text
 
 
 def _ordinary(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -103,8 +70,7 @@ def _in_utc(at: datetime) -> datetime:
         raise ValueError("the time is none that a calendar has") from problem
 
 
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), AfterValidator(_storable)]
-Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(_storable)]
+Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(storable)]
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Parameters = Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_ordinary)]
 

@@ -9,9 +9,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, JsonValue
 
-from orchestrator.api.asked import Bounded, Hands, Limit, Name
+from orchestrator.api.asked import Hands, Limit, Name
 from runtime import postgres
-from runtime.http import Operator, responses
+from runtime.http import Bounded, Operator, responses
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=Bounded)
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from contracts.errors import error
 from contracts.jobs import Status
 from orchestrator import batches
-from orchestrator.api.asked import Because, Bounded, Cursor, Hands, Limit, Name, actor, cursor, place
+from orchestrator.api.asked import Because, Cursor, Hands, Limit, Name, actor, cursor, place
 from runtime import clock, postgres
-from runtime.http import Caller, Tenant, responses
+from runtime.http import Bounded, Caller, Tenant, responses
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=Bounded)
 _NOT_MINE = responses("UNAUTHENTICATED", "NOT_FOUND")

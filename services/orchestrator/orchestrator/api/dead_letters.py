@@ -15,13 +15,11 @@ from contracts.errors import error
 from orchestrator import letters, replays
 from orchestrator.api.asked import (
     Because,
-    Bounded,
     Cursor,
     Hands,
     Limit,
     Moment,
     Name,
-    Reason,
     actor,
     cursor,
     place,
@@ -29,7 +27,7 @@ from orchestrator.api.asked import (
 from orchestrator.api.jobs import RetryRequest
 from orchestrator.letters import Filter
 from runtime import postgres
-from runtime.http import Asker, Operator, responses
+from runtime.http import Asker, Bounded, Operator, Reason, responses
 
 router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"], route_class=Bounded)
 _OPERATORS = ("UNAUTHENTICATED", "FORBIDDEN")

@@ -11,12 +11,12 @@ from pydantic import BaseModel, Field
 
 from contracts.errors import error
 from contracts.jobs import Status
-from orchestrator.api.asked import Because, Bounded, Hands, Name, Parameters, actor
+from orchestrator.api.asked import Because, Hands, Name, Parameters, actor
 from orchestrator.machine.waiting import waits
 from orchestrator.operations import Again
 from orchestrator.store import Stored
 from runtime import postgres
-from runtime.http import Caller, responses
+from runtime.http import Bounded, Caller, responses
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Bounded)
 _REFUSALS = responses("UNAUTHENTICATED", "NOT_FOUND", "STATE_CONFLICT", "REQUEST_INVALID")

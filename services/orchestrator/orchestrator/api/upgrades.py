@@ -9,10 +9,10 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from orchestrator.api.asked import Because, Bounded, Hands, Moment, Name, actor, cursor, place
+from orchestrator.api.asked import Because, Hands, Moment, Name, actor, cursor, place
 from orchestrator.upgrades import UPGRADED_MAX, Degraded
 from runtime import clock
-from runtime.http import Asker, Operator, responses
+from runtime.http import Asker, Bounded, Operator, responses
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Bounded)
 
