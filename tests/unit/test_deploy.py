@@ -6,10 +6,12 @@ with what a process of the embedded stack is given, and both with what the setti
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
 from importlib import import_module
@@ -22,9 +24,9 @@ from pydantic_settings import BaseSettings
 
 from runtime.service import DRAIN_S
 from stack import servers
-from stack.home import new_secrets
+from stack.home import Refusal, new_secrets
 from stack.ports import PORTS
-from stack.services import SERVICES, Service, environment, setup_environment
+from stack.services import SERVICES, Service, check, environment, setup_environment
 from stack.setup import SetupSettings
 
 ROOT: Final = Path(__file__).parents[2]
@@ -284,7 +286,36 @@ def test_extras_are_those_of_the_package() -> None:
         folder = ROOT / ("deploy/local" if container == "setup" else f"services/{container}")
         extras = tomllib.loads((folder / "pyproject.toml").read_text())["project"].get("optional-dependencies", {})
         assert set(arguments.get("EXTRA", "").split()) <= set(extras)
-    assert CONTAINERS["gpu-bridge"]["build"]["args"]["EXTRA"] == "local"
+    assert CONTAINERS["gpu-bridge"]["build"]["args"]["EXTRA"] == "local modal"
+    for arguments in ("", "local", "local modal"):
+        [words] = {use for _, run in stages()["built"] for use in re.findall(r"\$\{EXTRA:\+.*?\)\}", run)}
+        shell = subprocess.run(["sh", "-c", f"echo {words}"], env={"EXTRA": arguments}, capture_output=True, check=True)
+        assert shell.stdout.split() == [word for extra in arguments.encode().split() for word in (b"--extra", extra)], (
+            "each extra is an option of its own"
+        )
+
+
+def test_a_provider_s_credentials_are_the_bridge_s_alone_and_handed_on_never_written_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"):
+        monkeypatch.setenv(name, "theirs")
+        assert [row.name for row in SERVICES if name in environment(row, PORTS, new_secrets())] == ["gpu-bridge"]
+        assert [name_ for name_ in CONTAINERS if name in variables(name_)] == ["gpu-bridge"]
+        assert variables("gpu-bridge")[name] is None
+        monkeypatch.delenv(name)
+        assert not any(name in environment(row, PORTS, new_secrets()) for row in SERVICES)
+
+
+def test_the_stack_refuses_to_start_with_modal_without_its_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    check()
+    monkeypatch.setenv("SAFELIGHT_MODAL_APP", "safelight-gpu")
+    check()
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, "modal", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(Refusal, match=r"run `uv sync .* --extra modal`"):
+        check()
 
 
 @pytest.mark.parametrize("service", ["stack", *(service.name for service in SERVICES)])

@@ -44,11 +44,12 @@ def up(home: Home, command: Sequence[str] = COMMAND) -> Up:
 
     Raises:
         NotReady: it did not start, or not in time.
-        Refusal: the folder is not ours.
+        Refusal: the folder is not ours, or what the environment asks for cannot be started.
     """
     home.create()
     if home.is_up():
         return Up(_await_ready(home, None), already=True)
+    services.check()
     home.write_state(home.read_state() | {"status": "down", "error": None})
     log = home.log("supervisor")
     with log.open("ab") as output:

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Final
 
-from stack.home import Home
+from stack.home import Home, Refusal
 from stack.ports import HOST
 from stack.processes import Program, base_environment
 from stack.servers import ADMIN, DATABASE, http_ok
@@ -26,13 +27,17 @@ OPERATOR: Final = "ops"
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One row: what a service is given. `settings` are its own variables, handed on from the caller when set."""
+    """One row: what a service is given. `settings` are its own variables, handed on from the caller when set.
+
+    So are `secrets`, variables of other people's names: what they hold is never written down by us.
+    """
 
     name: str
     servers: tuple[str, ...]  # the servers it has credentials for; "s3-address": it is only told where S3 is
     keys: tuple[str, ...]  # whose API keys it checks
     knows: tuple[str, ...]  # the services whose address it is told
     settings: tuple[str, ...]
+    secrets: tuple[str, ...] = ()
 
     @property
     def role(self) -> str:
@@ -42,17 +47,20 @@ class Service:
 
 _ALL: Final = ("nats", "postgres", "s3")
 _BOTH: Final = ("tenants", "operators")
-_BEHIND: Final = ("ingest", "orchestrator", "output")
+_OPERATORS: Final = ("operators",)
+_BEHIND: Final = ("ingest", "orchestrator", "gpu-bridge", "output")
 _ANALYSIS: Final = ("UPLOAD_BYTES_MAX", "ANALYSIS_WORKERS", "ANALYSIS_MEMORY_BYTES")
 _MACHINE: Final = ("PIPELINES_DIR", "RUNNING_MAX", "TENANT_WEIGHTS", "GPU_USD_PER_S", "BENCH_PIPELINES")
 _LOCAL: Final = ("LOCAL_WORKERS", "LOCAL_MEMORY_BYTES", "LOCAL_IDLE_S")
+_REMOTE: Final = ("MODAL_APP", "MODAL_ENVIRONMENT", "GPU_TERMS", "S3_PUBLIC_ENDPOINT")
+_MODAL: Final = ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET")
 _RENDER: Final = ("LINK_S", "RENDER_WORKERS", "RENDER_MEMORY_BYTES")
 # fmt: off
 SERVICES: Final[tuple[Service, ...]] = (
-    #       name            servers               keys          knows              settings
+    #       name            servers               keys          knows              settings           secrets
     Service("ingest",       _ALL,                 ("tenants",), ("orchestrator",), _ANALYSIS),
     Service("orchestrator", ("nats", "postgres"), _BOTH,        (),                _MACHINE),
-    Service("gpu-bridge",   _ALL,                 (),           (),                _LOCAL),
+    Service("gpu-bridge",   _ALL,                 _OPERATORS,   (),                _LOCAL + _REMOTE,  _MODAL),
     Service("output",       _ALL,                 _BOTH,        (),                _RENDER),
     Service("console",      ("s3-address",),      (),           _BEHIND,           ()),
 )
@@ -86,8 +94,17 @@ def environment(service: Service, ports: Mapping[str, int], secrets: Mapping[str
         given["SAFELIGHT_OPERATOR_KEYS"] = f"{OPERATOR}:{secrets['SAFELIGHT_OPERATOR_KEY']}"
     for other in service.knows:
         given[f"SAFELIGHT_{other.upper().replace('-', '_')}_URL"] = url(ports, other)
-    wanted = (*_FOR_ALL, *(f"SAFELIGHT_{name}" for name in service.settings))
+    wanted = (*_FOR_ALL, *(f"SAFELIGHT_{name}" for name in service.settings), *service.secrets)
     return given | {name: os.environ[name] for name in wanted if name in os.environ}
+
+
+def check() -> None:
+    """What a service would refuse to start for can be said at once. Raises Refusal."""
+    if os.environ.get("SAFELIGHT_MODAL_APP") and find_spec("modal") is None:
+        raise Refusal(
+            "SAFELIGHT_MODAL_APP is set, but Modal's SDK is not installed: "
+            "run `uv sync --inexact --package safelight-gpu-bridge --extra local --extra modal`"
+        )
 
 
 def setup_environment(ports: Mapping[str, int], secrets: Mapping[str, str]) -> dict[str, str]:

@@ -336,6 +336,7 @@ def main() -> int:
         )
 
     try:
+        services.check()
         return supervise(home, make)
     except Refusal as problem:
         log.error("%s", problem)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from gpu_bridge import terms
 from runtime.settings import HttpSettings, NatsSettings, PostgresSettings, S3Settings
 
 GIB = 1024**3
+INSTALL_MODAL = "uv sync --inexact --package safelight-gpu-bridge --extra local --extra modal"
 
 
 class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
@@ -25,3 +28,24 @@ class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
     modal_environment: str | None = None
     gpu_terms: Path | None = None
     calls_in_flight_max: int = Field(default=5000, ge=1)
+
+    @field_validator("modal_app", "modal_environment", "gpu_terms", mode="before")
+    @classmethod
+    def _empty_is_none(cls, given: str | Path | None) -> str | Path | None:
+        return given or None
+
+    @field_validator("modal_app")
+    @classmethod
+    def _can_be_asked(cls, name: str | None) -> str | None:
+        if name and find_spec("modal") is None:
+            raise ValueError(f"Modal's SDK is not installed: run `{INSTALL_MODAL}`")
+        return name
+
+    @field_validator("gpu_terms")
+    @classmethod
+    def _can_be_read(cls, path: Path | None) -> Path | None:
+        try:
+            terms.read(path)
+        except terms.TermsInvalid as problem:
+            raise ValueError(str(problem)) from problem
+        return path
