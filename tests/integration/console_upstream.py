@@ -134,6 +134,7 @@ class Console:
     ingest: Upstream
     output: Upstream
     orchestrator: Upstream
+    gpu_bridge: Upstream
 
     def connection(self) -> http.client.HTTPConnection:
         """For what httpx would not send."""
@@ -145,7 +146,7 @@ class running:  # noqa: N801  # reads as the function that it stands for
     """The console as a process of its own, before new upstreams or before one that stands for all of them."""
 
     def __init__(self, folder: Path, behind: Served | None = None) -> None:
-        ingest, output, orchestrator = Upstream(), Upstream(), Upstream()
+        ingest, output, orchestrator, gpu_bridge = Upstream(), Upstream(), Upstream(), Upstream()
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self._log = (folder / "console.log").open("wb")
@@ -157,6 +158,7 @@ class running:  # noqa: N801  # reads as the function that it stands for
                 "SAFELIGHT_INGEST_URL": (behind or ingest).url,
                 "SAFELIGHT_OUTPUT_URL": (behind or output).url,
                 "SAFELIGHT_ORCHESTRATOR_URL": (behind or orchestrator).url,
+                "SAFELIGHT_GPU_BRIDGE_URL": (behind or gpu_bridge).url,
                 "SAFELIGHT_S3_ENDPOINT": "http://storage.invalid:8333",
             },
             stderr=self._log,
@@ -164,7 +166,7 @@ class running:  # noqa: N801  # reads as the function that it stands for
         # Connecting is tried again, with growing pauses, until the process listens.
         transport = httpx.HTTPTransport(retries=7)
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=SOON_S)
-        self._console = Console(psutil.Process(self._process.pid), client, ingest, output, orchestrator)
+        self._console = Console(psutil.Process(self._process.pid), client, ingest, output, orchestrator, gpu_bridge)
 
     def __enter__(self) -> Console:
         assert self._console.client.get("/live").status_code == 200
@@ -174,7 +176,8 @@ class running:  # noqa: N801  # reads as the function that it stands for
         self._console.client.close()
         self._process.terminate()
         self._process.wait(SOON_S)
-        for upstream in (self._console.ingest, self._console.output, self._console.orchestrator):
+        mine = self._console
+        for upstream in (mine.ingest, mine.output, mine.orchestrator, mine.gpu_bridge):
             upstream.stop()
         self._log.close()
         assert "service.stopped" in Path(self._log.name).read_text(), "it drains on SIGTERM"

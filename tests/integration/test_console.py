@@ -115,6 +115,9 @@ def test_no_path_leaves_its_row_of_the_table(console: Console, path: str) -> Non
         ("POST", "/v1/dead-letters/7/replay", "orchestrator"),
         ("POST", "/v1/batches", "orchestrator"),
         ("GET", "/v1/audit", "orchestrator"),
+        ("POST", "/v1/jobs/upgrade", "orchestrator"),
+        ("GET", "/v1/providers", "gpu_bridge"),
+        ("POST", "/v1/providers/modal/test", "gpu_bridge"),
     ],
 )
 def test_a_request_reaches_the_service_of_its_row(console: Console, method: str, path: str, service: str) -> None:

@@ -70,10 +70,16 @@ async def retry(api: Client, job_id: UUID, again: Mapping[str, Any]) -> Acted:
     return Acted.model_validate(await api.post(f"/v1/jobs/{job_id}/retry", again))
 
 
-def again_from(phase: str | None, parameters: Mapping[str, Any], newest: bool, reason: str) -> dict[str, Any]:
-    """How to work again: from this phase or `start` on (None: from what went wrong), with other parameters."""
+def again_from(
+    phase: str | None, parameters: Mapping[str, Any], newest: bool, reason: str, *, force: bool = False
+) -> dict[str, Any]:
+    """How to work again: from this phase or `start` on (None: from what went wrong), with other parameters.
+
+    `force`: GPU work is bought again, though a result of the same work is there.
+    """
     version = "newest" if newest else "pinned"
-    return {"from": phase, "parameters": dict(parameters), "version": version, "reason": reason}
+    wish = {"from": phase, "parameters": dict(parameters), "version": version, "reason": reason}
+    return wish | ({"force": True} if force else {})
 
 
 async def history(api: Client, job_id: UUID) -> History:

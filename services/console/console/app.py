@@ -30,7 +30,12 @@ async def compose(door: Door, _app: FastAPI) -> AsyncIterator[None]:
 def build(settings: Settings) -> FastAPI:
     """The console as an app."""
     door = Door(
-        {"ingest": settings.ingest_url, "orchestrator": settings.orchestrator_url, "output": settings.output_url}
+        {
+            "ingest": settings.ingest_url,
+            "orchestrator": settings.orchestrator_url,
+            "gpu-bridge": settings.gpu_bridge_url,
+            "output": settings.output_url,
+        }
     )
     app = service.create_app(SOURCE, settings, partial(compose, door))
 

@@ -21,6 +21,8 @@ from console import batches, rendering
 from console.cli_batches import app as batches_app
 from console.cli_jobs import app as jobs_app
 from console.cli_letters import app as letters_app
+from console.cli_providers import app as providers_app
+from console.cli_providers import gpu_app, upgrade
 from console.client import Client
 from console.submitting import Submission, submit_all
 from console.terminal import AsOperator, Json, Key, OperatorKey, Url, now, out, print_json, run, say
@@ -30,6 +32,9 @@ client = typer.Typer(help="Submit files and follow their jobs.", no_args_is_help
 client.add_typer(jobs_app, name="jobs")
 client.add_typer(batches_app, name="batches")
 client.add_typer(letters_app, name="dead-letters")
+client.add_typer(providers_app, name="providers")
+client.add_typer(gpu_app, name="gpu")
+client.command()(upgrade)
 
 FRAMES_PER_S: Final = 8
 NEW: Final = "new"

@@ -14,6 +14,7 @@ from console.jobs import Error
 from console.terminal import (
     AsOperator,
     Assign,
+    Force,
     Json,
     Key,
     Limit,
@@ -40,7 +41,12 @@ OfTenant = Annotated[str | None, typer.Option("--tenant", help="Whose, for an op
 Jobs = Annotated[list[UUID], typer.Argument(metavar="JOB...")]
 Job = Annotated[UUID, typer.Argument(metavar="JOB")]
 From = Annotated[
-    str | None, typer.Option("--from", metavar="PHASE", help="Begin with this phase, or `start`; default: what failed.")
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="PHASE",
+        help="Begin with this phase, or `start`, or `degraded` for what a lesser engine did; default: what failed.",
+    ),
 ]
 
 
@@ -135,6 +141,7 @@ def retry(
     from_phase: From = None,
     assign: Assign = None,
     newest: Newest = False,
+    force: Force = False,
     reason: Reason = "",
     as_operator: AsOperator = False,
     as_json: Json = False,
@@ -143,7 +150,7 @@ def retry(
     operator_key: OperatorKey = None,
 ) -> None:
     """Let an ended job work again; what went well before is kept."""
-    again = acting.again_from(from_phase, parameters(assign), newest, reason)
+    again = acting.again_from(from_phase, parameters(assign), newest, reason, force=force)
     key = operator_key if as_operator else api_key
     acted = run(ctx, url, key, lambda api: acting.retry(api, job, again), operator=as_operator)
     if as_json:

@@ -11,6 +11,7 @@ from console.client import Client
 from console.letters import DryRun, Replay, ReplayAct, State
 from console.terminal import (
     Assign,
+    Force,
     Json,
     Limit,
     Newest,
@@ -96,6 +97,7 @@ def replay(
     ] = None,
     assign: Assign = None,
     newest: Newest = False,
+    force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
     rate: Annotated[float, typer.Option(min=0.01, help="Of many: how many a second at most.")] = RATE_PER_S,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Of many: do not ask.")] = False,
@@ -106,7 +108,7 @@ def replay(
 ) -> None:
     """Do again what could not be done: one letter by its ID, or all that fit the filters."""
     filters = _filters(code, phase, tenant, pipeline, since, until)
-    again = acting.again_from(from_phase, parameters(assign), newest, reason)
+    again = acting.again_from(from_phase, parameters(assign), newest, reason, force=force)
     if letter is not None:
         if filters or everything or dry_run:
             raise typer.BadParameter("an ID stands alone: filters, --all and --dry-run are for many letters")

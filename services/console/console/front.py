@@ -41,10 +41,12 @@ BEHIND: Final = (
     ("/v1/jobs/{}/resume",  "orchestrator"),
     ("/v1/jobs/{}/retry",   "orchestrator"),
     ("/v1/jobs/{}/history", "orchestrator"),
+    ("/v1/jobs/upgrade",    "orchestrator"),
     ("/v1/jobs",            "output"),
     ("/v1/batches",         "orchestrator"),
     ("/v1/dead-letters",    "orchestrator"),
     ("/v1/audit",           "orchestrator"),
+    ("/v1/providers",       "gpu-bridge"),
 )  # fmt: skip
 SERVICES: Final = tuple(sorted({service for _, service in BEHIND}))
 

@@ -16,6 +16,7 @@ class Settings(HttpSettings):
     http_port: int = Field(default=8080, ge=0, le=65535)
     ingest_url: str = "http://127.0.0.1:8001"
     orchestrator_url: str = "http://127.0.0.1:8002"
+    gpu_bridge_url: str = "http://127.0.0.1:8003"
     output_url: str = "http://127.0.0.1:8004"
     s3_endpoint: str = "http://127.0.0.1:8333"
     s3_public_endpoint: str | None = None

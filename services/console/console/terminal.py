@@ -46,6 +46,7 @@ Assign = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the phase to begin with; may be repeated."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Buy GPU work again, though a result of the same work is there.")]
 Newest = Annotated[bool, typer.Option("--newest", help="On the newest version of the pipeline, not the job's own.")]
 
 

@@ -8,6 +8,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+import gpu_bridge.api
 import ingest.api
 import orchestrator.api
 import output.api
@@ -23,7 +24,12 @@ def document_of(router: APIRouter) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def merged() -> dict[str, Any]:
-    rooms = {"ingest": ingest.api, "orchestrator": orchestrator.api, "output": output.api}
+    rooms = {
+        "ingest": ingest.api,
+        "orchestrator": orchestrator.api,
+        "gpu-bridge": gpu_bridge.api,
+        "output": output.api,
+    }
     assert set(rooms) == set(SERVICES)
     return merge({name: document_of(room.router) for name, room in rooms.items()}, service_of, version="1")
 
