@@ -132,10 +132,14 @@ class SpanRecord(_Part):
 
 
 class Usage(_Part):
-    """What a call, or its share of one, used. `cold`: it was the first that its process ran."""
+    """What a call, or its share of one, used. `cold`: it was the first that its process ran.
+
+    `machine` is what was paid for: the GPU's type, even if an engine computed beside it; or cpu.
+    """
 
     started_at: datetime
     ended_at: datetime
+    machine: str = ""
     cold: bool = False
     boot_s: float = 0.0  # from the start of the process to its first call; 0 unless cold
 

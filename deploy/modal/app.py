@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import subprocess
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -112,6 +114,8 @@ class Worker:
         """Runs in every container. One that comes out of a snapshot began its life now, not when that was taken."""
         if time.time() - self.loaded_at > FRESH_S:
             self.runner.born_s = time.monotonic()
+        if GPUS:
+            self.runner.gpu = gpu_type(GPUS)
 
     @modal.method()
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +130,21 @@ class Worker:
     @modal.method()
     def warm(self) -> None:
         """Nothing: that it can be called means that a container stands."""
+
+
+def gpu_type(wanted: Sequence[str]) -> str:
+    """Which of these types this container got, by what the driver says: "NVIDIA A100-SXM4-40GB" is an A100-40GB.
+
+    The first of them when the driver cannot be asked: a bill by the preferred price is better than none.
+    """
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as problem:
+        print(f"the driver does not say which GPU this is: {type(problem).__name__}")
+        return wanted[0]
+    words = set(re.split(r"[^A-Za-z0-9]+", said))
+    return next((name for name in wanted if set(name.split("-")) <= words), wanted[0])
 
 
 def leave() -> None:

@@ -1,8 +1,9 @@
-"""`just bench [idle|orchestration|flat|photos]`: figures of the whole stack, started for the purpose on free ports.
+"""`just bench [idle|orchestration|flat|bridge|photos]`: figures of the whole stack, started on free ports.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
     flat            CPU and time per job while the number of jobs grows to 100,000 (takes many minutes)
+    bridge          what the bridge adds to a call on Modal, and how many calls one process watches
     photos          seconds per phase of the demo set, and photos/s
 
 Figures are printed with what they were measured on: compare within one run, not between machines.
@@ -25,7 +26,7 @@ from console.client import Connection
 from stack import control, demo
 from stack.home import Home
 from stack.ports import anywhere
-from tests.bench import orchestration, peers
+from tests.bench import bridge, orchestration, peers
 
 IDLE_S = 20.0
 JOBS, SINGLES = 3000, 200
@@ -108,6 +109,7 @@ def main() -> None:
         "idle": lambda home: idle(home, "at start"),
         "orchestration": noop,
         "flat": flat,
+        "bridge": lambda home: asyncio.run(bridge.measure(home, home.path)),
         "photos": photos,
     }
     if strangers := set(wanted) - set(known):

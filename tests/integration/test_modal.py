@@ -656,3 +656,25 @@ async def test_nothing_of_a_user_stays_with_modal(
         middle = content[len(content) // 2 :][:24]
         for needle in (middle, content[:24], base64.b64encode(content[:24]), content[:24].hex().encode()):
             assert not [name for name, stored in kept if needle in stored]
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "found"),
+    [
+        pytest.param("NVIDIA L4", ("L4", "A10"), "L4", id="the first of the list"),
+        pytest.param("NVIDIA A10", ("L4", "A10"), "A10", id="the second of the list"),
+        pytest.param("NVIDIA A100-SXM4-40GB", ("A100-80GB", "A100-40GB"), "A100-40GB", id="by its memory"),
+        pytest.param("NVIDIA L40S", ("L4", "L40S"), "L40S", id="no part of a name"),
+        pytest.param("Tesla Q9", ("L4", "A10"), "L4", id="none of the list"),
+        pytest.param(None, ("L4",), "L4", id="no driver"),
+    ],
+)
+def test_a_container_knows_which_gpu_is_paid_for(
+    said: str | None, wanted: tuple[str, ...], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if said is not None:
+        driver = tmp_path / "nvidia-smi"
+        driver.write_text(f"#!/bin/sh\necho '{said}'\n")
+        driver.chmod(0o755)
+    assert deployed.gpu_type(wanted) == found

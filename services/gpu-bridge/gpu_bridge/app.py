@@ -46,7 +46,8 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     """Wire storage, ledger, broker, providers; what was opened is closed in reverse."""
     offered = terms.read(settings.gpu_terms)
     objects = Objects(settings)
-    engine = postgres.create_engine(settings.postgres_url.get_secret_value(), service=SOURCE, connections_max=20)
+    url = settings.postgres_url.get_secret_value()
+    engine = postgres.create_engine(url, service=SOURCE, connections_max=12, connections_kept=10)
     here = providers(settings)
     try:
         async with service.nats_broker(app, settings, SOURCE) as (_, nc):

@@ -32,7 +32,7 @@ from runtime import clock, logs
 from runtime.outbox import Outgoing
 
 LOOK_EVERY_S: Final = 1.0  # for calls that another process wrote down, and for pace
-TURN_MAX: Final = 256  # calls that are looked at in one turn, of each function
+SUBMITTING_MAX: Final = 48  # calls that are being submitted at once: more would only wait for the SDK and the database
 CERTAIN: Final = ("PROVIDER_REJECTED", "PROVIDER_UNAUTHORIZED", "PROVIDER_RATE_LIMITED")
 log = logs.get()
 
@@ -48,7 +48,7 @@ class Submitter:
     arrived: asyncio.Event
     in_flight_max: int
     functions: Sequence[Function] = FUNCTIONS
-    _out: set[asyncio.Task[None]] = field(default_factory=set)
+    _out: dict[asyncio.Task[None], int] = field(default_factory=dict)  # calls that are being submitted
 
     async def run_forever(self) -> None:
         """Take turns until cancelled; what is being submitted then is left to its lease."""
@@ -80,8 +80,8 @@ class Submitter:
             await self.vendors.look(conn)
             in_flight = await store.in_flight(conn)
             for function in self.functions:
-                left = self.in_flight_max - self.watcher.calls - sum(len(calls) for _, _, calls, _ in begun)
-                queued = await store.queued(conn, function.name, min(TURN_MAX, left)) if left > 0 else []
+                left = self._left() - sum(len(calls) for _, _, calls, _ in begun)
+                queued = await store.queued(conn, function.name, left) if left > 0 else []
                 if not queued:
                     continue
                 now = clock.now()
@@ -106,8 +106,17 @@ class Submitter:
         self, provider: Provider, function: Function, calls: Sequence[Call], commands: Mapping[str, Follower]
     ) -> None:
         task = asyncio.create_task(self._submit(provider, function, calls, commands))
-        self._out.add(task)
-        task.add_done_callback(self._out.discard)
+        self._out[task] = len(calls)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        del self._out[task]
+        self.arrived.set()
+
+    def _left(self) -> int:
+        """How many calls more this process may have and submit now."""
+        submitting = sum(self._out.values())
+        return min(SUBMITTING_MAX - submitting, self.in_flight_max - self.watcher.calls - submitting)
 
     async def _submit(
         self, provider: Provider, function: Function, calls: Sequence[Call], commands: Mapping[str, Follower]

@@ -96,7 +96,7 @@ EPOCHS: Final = Table(
     Column("ended_at", DateTime(timezone=True)),
     Column("code", Text),  # how it ended: null well, else badly
     Column("cold", Boolean),
-    Column("device", Text),  # the GPU's type, or cpu
+    Column("device", Text),  # what was paid for: the GPU's type, or cpu
     Column("run_s", Float),
     Column("billed_s", Float),
     Column("cost", Float),  # in the currency of the terms; null: no price is known

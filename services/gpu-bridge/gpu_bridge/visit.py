@@ -224,8 +224,9 @@ class Visitor:
         if usage is None:
             return Run(code=code, device=device or None)
         run_s = max(0.0, (usage.ended_at - usage.started_at).total_seconds())
-        bill = self._vendors.terms.bill(call.provider, device, run_s, usage.boot_s)
-        return Run(code, device, usage.cold, run_s, bill, self._vendors.terms.currency)
+        machine = usage.machine or device
+        bill = self._vendors.terms.bill(call.provider, machine, run_s, usage.boot_s)
+        return Run(code, machine, usage.cold, run_s, bill, self._vendors.terms.currency)
 
     def _over(self, watch: Watch, call: Call) -> None:
         self._watches.drop(watch, call)

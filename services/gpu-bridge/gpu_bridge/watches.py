@@ -28,9 +28,9 @@ class Pace:
     after `stop_grace_s`. Leases are kept each `keep_s`.
     """
 
-    first_s: float = 0.25
+    first_s: float = 0.1
     most_s: float = 3.0
-    polls_per_s: float = 200.0
+    polls_per_s: float = 50.0
     marks_s: float = 3.0
     spawn_lease_s: float = 15.0
     stop_grace_s: float = 30.0

@@ -46,9 +46,10 @@ _OPENCV_NO_MEMORY: Final = -4  # cv::Error::StsNoMem
 class Runner:
     """Runs calls one after the other and keeps the engines that they loaded.
 
-    `device` is what engines may compute on: "cpu" or "gpu"; `gpu` the type of that, as answers name
-    it. `born_s` is the `time.monotonic()` at which the process started; a host that wakes from a
-    snapshot sets it anew before the first call. `tell_s`: seconds between two progress marks.
+    `device` is what engines may compute on: "cpu" or "gpu"; `gpu` the type of that, as answers and
+    bills name it: a host that learns it only when it wakes sets it then. `born_s` is the
+    `time.monotonic()` at which the process started; a host that wakes from a snapshot sets it anew
+    before the first call. `tell_s`: seconds between two progress marks.
     """
 
     def __init__(
@@ -59,13 +60,18 @@ class Runner:
         gpu: str = "gpu",
     ) -> None:
         self._device = device
-        self._gpu = gpu
+        self.gpu = gpu
         self._catalog = catalog
         self._engines: dict[EngineRow, Engine] = {}
         self._cold = True
         self.tell_s = tell_s
         self.born_s = BORN_S
         self.abandoned = False
+
+    @property
+    def machine(self) -> str:
+        """What is paid for while a call runs: the GPU's type, also when an engine computes beside it; or cpu."""
+        return self.gpu if self._device == "gpu" else "cpu"
 
     def run(self, request: CallRequest, progress: Progress = lambda _: None, owner: str = "") -> CallResponse:
         """Work on `request`. Raises no Exception: see `error` of the response and of each item.
@@ -78,7 +84,7 @@ class Runner:
         answer = CallResponse(call_id=request.call_id, function=request.function, device=self._device)
         try:
             row = find(request.function, self._device, self._catalog, request.function_version)
-            device = self._gpu if row.device == "gpu" else row.device
+            device = self.gpu if row.device == "gpu" else row.device
             answer = answer.model_copy(update={"engine": row.label, "device": device})
             left_s = (request.deadline - started_at).total_seconds()
             if left_s <= 0:
@@ -104,7 +110,9 @@ class Runner:
         results, records = list(call.results), list(spans.records)
         missing = _as_data(_late() if late else error("INTERNAL"))
         results += [ItemResult(id=item.id, error=missing) for item in request.items[len(results) :]]
-        return answer.model_copy(update={"items": results, "spans": records, "usage": _usage(started_at, boot_s)})
+        return answer.model_copy(
+            update={"items": results, "spans": records, "usage": _usage(started_at, boot_s, self.machine)}
+        )
 
     def engine(self, row: EngineRow) -> Engine:
         """The engine of `row`, loaded at its first use."""
@@ -276,7 +284,7 @@ class _Call:
             engine=self._row.label,
             device=self._device,
             item=ended,
-            usage=_usage(claimed.since, boot_s),
+            usage=_usage(claimed.since, boot_s, self._runner.machine),
             spans=[self._span.so_far(), *self._spans.records[claimed.first_span :]],
         )
         with (
@@ -294,10 +302,14 @@ def _joined(work: Callable[[], None], seconds: float) -> bool:
     return not thread.is_alive()
 
 
-def _usage(started_at: datetime, boot_s: float | None) -> Usage:
+def _usage(started_at: datetime, boot_s: float | None, machine: str) -> Usage:
     """What was used until now; `boot_s` is None unless the call was its process's first."""
     return Usage(
-        started_at=started_at, ended_at=datetime.now(UTC), cold=boot_s is not None, boot_s=round(boot_s or 0.0, 3)
+        started_at=started_at,
+        ended_at=datetime.now(UTC),
+        machine=machine,
+        cold=boot_s is not None,
+        boot_s=round(boot_s or 0.0, 3),
     )
 
 
