@@ -74,6 +74,9 @@ class Ledger:
         """A clock of it has run out: who waits is told at once, and the provider is yet to be. False: not ours."""
         now = clock.now()
         async with self.engine.begin() as conn:
+            if await store.lock_if_mine(conn, call) is State.STOPPING:
+                call.state = State.STOPPING  # a stop was faster: there is nobody to tell
+                return True
             if not await store.stop_if_mine(conn, call, code):
                 return self._lost(call)
             followers = await store.answer(conn, call.key)
@@ -86,24 +89,34 @@ class Ledger:
         return True
 
     async def give_back(self, call: Call, run: Run, *, refused: bool) -> bool:
-        """The epoch came to nothing, and can come to nothing any more: the call waits for its next turn."""
+        """The epoch came to nothing, and can come to nothing any more: the call waits for its next turn.
+
+        Unless nobody waits for it any more: a stop may have been written down that is not heard here yet.
+        """
         async with self.engine.begin() as conn:
-            if not await store.return_if_mine(conn, call, run, clock.now(), refused):
-                return self._lost(call)
+            if await store.lock_if_mine(conn, call) is State.STOPPING:
+                done = await self._let_go(conn, call, run)
+            else:
+                done = await store.return_if_mine(conn, call, run, clock.now(), refused)
+        if not done:
+            return self._lost(call)
         log.info("call.given_back", key=call.key, epoch=call.epoch, provider=call.provider, code=run.code)
         return True
 
     async def let_go(self, call: Call, run: Run) -> bool:
         """A call that was being stopped is over: it ends, or waits for its next turn if a command asked meanwhile."""
-        now = clock.now()
         async with self.engine.begin() as conn:
-            if await store.followers(conn, call.key):
-                done = await store.return_if_mine(conn, call, run, now, refused=False)
-            elif call.code:
-                done = await store.fail_if_mine(conn, call, call.code, run, now)
-            else:
-                done = await store.cancel_if_mine(conn, call, run, now)
+            await store.lock_if_mine(conn, call)  # a command that comes now waits, and finds it ended
+            done = await self._let_go(conn, call, run)
         return done or self._lost(call)
+
+    async def _let_go(self, conn: AsyncConnection, call: Call, run: Run) -> bool:
+        now = clock.now()
+        if await store.followers(conn, call.key):
+            return await store.return_if_mine(conn, call, run, now, refused=False)
+        if call.code:
+            return await store.fail_if_mine(conn, call, call.code, run, now)
+        return await store.cancel_if_mine(conn, call, run, now)
 
     async def end_queued(self, conn: AsyncConnection, endings: Sequence[Ending]) -> list[Outgoing]:
         """End calls of which nothing was bought, in the caller's transaction; the caller publishes."""

@@ -268,6 +268,13 @@ async def started_if_mine(conn: AsyncConnection, call: Call, at: datetime) -> St
     return State(state) if state else None
 
 
+async def lock_if_mine(conn: AsyncConnection, call: Call) -> State | None:
+    """Where the call stands, until the commit: no stop and no command changes it. None: it is another's by now."""
+    locked = select(CALLS.c.state).where(_mine(call)).with_for_update()
+    state = (await conn.execute(locked)).scalar_one_or_none()
+    return State(state) if state else None
+
+
 async def return_if_mine(conn: AsyncConnection, call: Call, run: Run, now: datetime, refused: bool) -> bool:
     """The epoch came to nothing: the call is queued again and keeps why. `refused`: not by this provider."""
     by = func.array_append(CALLS.c.refused_by, call.provider) if refused else CALLS.c.refused_by
