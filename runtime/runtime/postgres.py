@@ -44,13 +44,24 @@ def driver_url(url: str) -> str:
 
 
 def create_engine(
-    url: str, *, service: str, connections_max: int = 5, connections_kept: int = 1, pre_ping: bool = True
+    url: str,
+    *,
+    service: str,
+    connections_max: int = 5,
+    connections_kept: int = 1,
+    pre_ping: bool = True,
+    transaction_idle_s: float | None = None,
 ) -> AsyncEngine:
     """An engine whose connections are checked before use, so that a database restart costs no request.
 
     `connections_kept` stay open while idle; the rest, up to the most, are made for as long as they are needed.
     Without `pre_ping` a hot path saves that round trip, and the first work after a restart is done again.
+    The server ends a transaction whose process says nothing for `transaction_idle_s`, and frees its locks: a process
+    that is frozen keeps no other from its rows.
     """
+    server_settings = {"application_name": f"safelight-{service}"}
+    if transaction_idle_s is not None:
+        server_settings["idle_in_transaction_session_timeout"] = str(round(transaction_idle_s * 1000))  # in ms
     engine = create_async_engine(
         driver_url(url),
         poolclass=_Pool,
@@ -59,7 +70,7 @@ def create_engine(
         pool_pre_ping=pre_ping,
         pool_timeout=10,
         hide_parameters=True,  # what a statement was given is nothing for a log
-        connect_args={"server_settings": {"application_name": f"safelight-{service}"}, "timeout": 5},
+        connect_args={"server_settings": server_settings, "timeout": 5},
     )
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "handle_error", _lost)

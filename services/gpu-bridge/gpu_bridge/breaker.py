@@ -18,6 +18,7 @@ from typing import Final
 FAILURES: Final = 3
 PAUSE_S: Final = 15.0
 PAUSE_MAX_S: Final = 300.0
+DOUBLINGS_MAX: Final = 10  # far beyond PAUSE_MAX_S, and far below what a float can hold: outages last for days
 PROBE_S: Final = 180.0  # a probe that is not heard of for so long was lost; the next may go
 
 
@@ -58,7 +59,7 @@ class Circuit:
         failures = self.failures + 1
         if self.until is None and failures < FAILURES:
             return replace(self, failures=failures)
-        pause_s = min(PAUSE_MAX_S, PAUSE_S * 2**self.openings)
+        pause_s = min(PAUSE_MAX_S, PAUSE_S * 2 ** min(self.openings, DOUBLINGS_MAX))
         return Circuit(failures, self.openings + 1, now + timedelta(seconds=pause_s))
 
 

@@ -12,6 +12,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gpu_bridge.catalog import FUNCTIONS
+
 
 class Limits(BaseModel):
     """`in_flight` calls at once over all processes (0: as many as it has workers), `per_s` submissions of each."""
@@ -77,9 +79,13 @@ DEFAULT: Final = resources.files("gpu_bridge") / "terms.toml"
 def read(path: Path | None = None) -> Terms:
     """The terms of a file, or the ones that ship. Raises TermsInvalid."""
     try:
-        return Terms.model_validate(tomllib.loads((path or DEFAULT).read_text("utf-8")))
-    except (OSError, tomllib.TOMLDecodeError) as problem:
+        found = Terms.model_validate(tomllib.loads((path or DEFAULT).read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise TermsInvalid(f"{path}: {problem}") from problem
     except ValidationError as problem:
         where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors())
         raise TermsInvalid(f"{path or 'terms.toml'}: {where}") from problem
+    for name in dict.fromkeys(name for function in FUNCTIONS for name in function.providers):
+        if name not in found.limits:
+            raise TermsInvalid(f"{path}: limits.{name}: Field required")
+    return found
