@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from contracts import topology
 from gpu_bridge import api, terms
 from gpu_bridge.handlers import Handlers
-from gpu_bridge.ledger import SOURCE, Ledger
+from gpu_bridge.ledger import LEASE_S, SOURCE, Ledger
 from gpu_bridge.marks import MarkStore
 from gpu_bridge.providers.local import LocalProvider
 from gpu_bridge.providers.port import Provider
@@ -47,7 +47,13 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     offered = terms.read(settings.gpu_terms)
     objects = Objects(settings)
     url = settings.postgres_url.get_secret_value()
-    engine = postgres.create_engine(url, service=SOURCE, connections_max=12, connections_kept=10)
+    engine = postgres.create_engine(
+        url,
+        service=SOURCE,
+        connections_max=12,
+        connections_kept=10,
+        transaction_idle_s=LEASE_S,  # who is silent for so long has lost its leases: it is not to keep the rows
+    )
     here = providers(settings)
     try:
         async with service.nats_broker(app, settings, SOURCE) as (_, nc):
