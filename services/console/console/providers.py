@@ -110,7 +110,7 @@ class Costs(Read):
 
 
 class Upgraded(Read):
-    """What an upgrade did, or would do. `phases`: how many jobs begin with each. `passed_over` have nothing to redo."""
+    """What an upgrade did, or would do. `phases`: of how many jobs a lesser engine did each. `passed_over`: of none."""
 
     found: int
     jobs: int = 0

@@ -235,9 +235,21 @@ def duration(span_s: float) -> str:
 
 # -- tables ----------------------------------------------------------------------------------
 
-_NUMBERS: Final = {"s", "bytes", "attempt", "revision", "jobs", "over", "bad", "letters", "phases to run"}
+_NUMBERS: Final = {
+    "s",
+    "bytes",
+    "attempt",
+    "revision",
+    "jobs",
+    "over",
+    "bad",
+    "letters",
+    "phases to run",
+    "runs",
+    "cold",
+}
 # The others give way on a narrow terminal.
-_WHOLE: Final = {"job", "created", "status", "phases", "letter", "batch", "state"}
+_WHOLE: Final = {"job", "created", "status", "phases", "letter", "batch", "state", "provider", "function"}
 
 
 def grid(*columns: str, gap: int = 1) -> Table:

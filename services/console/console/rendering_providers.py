@@ -74,8 +74,8 @@ def cost_list(costs: Costs) -> RenderableType:
     """One line per provider, function and device; waits are means, the others sums."""
     if not costs.lines:
         return Text(f"Nothing was bought since {costs.since.astimezone():%Y-%m-%d}.", "dim")
-    columns = ("provider", "function", "device", "runs", "failed", "cold", "queued", "start", "at work", "billed")
-    table = grid(*columns, costs.currency)
+    columns = ("provider", "function", "device", "runs", "bad", "cold", "queue", "start", "work", "billed")
+    table = grid(*columns, costs.currency, gap=0)
     for line in costs.lines:
         table.add_row(
             plain(line.provider),
@@ -86,11 +86,11 @@ def cost_list(costs: Costs) -> RenderableType:
             str(line.cold or ""),
             _mean(line, line.queue_s),
             _mean(line, line.start_s),
-            duration(line.run_s),
-            duration(line.billed_s),
-            f"{line.cost:.4f}",
+            _sum(line.run_s),
+            _sum(line.billed_s),
+            _money(line.cost),
         )
-    total = f"{sum(line.cost for line in costs.lines):.4f} {costs.currency}"
+    total = f"{_money(sum(line.cost for line in costs.lines))} {costs.currency}"
     parts: list[RenderableType] = [table, Text(f"since {costs.since.astimezone():%Y-%m-%d}: {total}", "bold")]
     if unpriced := sum(line.unpriced for line in costs.lines):
         parts.append(Text(f"{unpriced} runs have no known price and count as nothing.", "yellow"))
@@ -99,6 +99,14 @@ def cost_list(costs: Costs) -> RenderableType:
 
 def _mean(line: CostLine, sum_s: float) -> str:
     return f"{sum_s / line.epochs:.1f} s" if line.epochs else "–"
+
+
+def _money(sum_: float) -> str:
+    return f"{sum_:.4f}" if sum_ < 1 else f"{sum_:,.2f}"
+
+
+def _sum(sum_s: float) -> str:
+    return f"{sum_s:.1f} s" if sum_s < 10 else duration(sum_s)
 
 
 def upgraded(found: Upgraded, *, dry_run: bool) -> RenderableType:
@@ -111,7 +119,7 @@ def upgraded(found: Upgraded, *, dry_run: bool) -> RenderableType:
         told.append(("passed over", f"{found.passed_over} (no result of a lesser engine, or at work again already)"))
     parts: list[RenderableType] = [pairs(told)]
     if found.phases:
-        phases = grid("begin with", "jobs")
+        phases = grid("by a lesser engine", "jobs")
         for name, count in found.phases.items():
             phases.add_row(plain(name), str(count))
         parts += [Text(""), phases]

@@ -49,7 +49,7 @@ class Page:
     """What a page of the walk did, or would do. `found` jobs are left of the walk, with those of this page.
 
     `jobs` work again, the others are `passed_over`: a lesser engine made none of their results, or they
-    moved meanwhile. `phases` counts how many of them begin with each.
+    moved meanwhile. `phases` counts of how many a lesser engine did each.
     """
 
     found: int
@@ -82,7 +82,7 @@ class Upgrades:
             for (stored, _), answer in zip(jobs, answers, strict=True):
                 if answer.ignored is None and answer.stored is not None:
                     done.append(answer.stored.job)
-                    details = {**_AGAIN.details(), "phases": begun(stored.job)}
+                    details = {**_AGAIN.details(), "phases": lesser(stored.job)}
                     await note(conn, actor, "job.upgrade", str(stored.job.id), details)
             if done:
                 await letters.resolve_of_jobs(conn, done, actor.who, actor.why)
@@ -130,8 +130,8 @@ class Upgrades:
         return found, [(row["ended_at"], row["id"]) for row in rows]
 
 
-def begun(job: Job) -> list[str]:
-    """The phases that it would begin with, in the order of the pipeline."""
+def lesser(job: Job) -> list[str]:
+    """The phases that a lesser engine did, in the order of the pipeline."""
     return [name for name, state in job.phases.items() if state.stood_in]
 
 
@@ -140,5 +140,5 @@ def _count(page: Page, stored: Stored, ignored: str | None) -> None:
         page.passed_over += 1
         return
     page.jobs += 1
-    for name in begun(stored.job):
+    for name in lesser(stored.job):
         page.phases[name] = page.phases.get(name, 0) + 1

@@ -33,7 +33,7 @@ class UpgradeView(BaseModel):
     """What this page did (a dry run: would do). `found` are left of the walk, with those of this page.
 
     `jobs` work again, the others are `passed_over`: a lesser engine made none of their results, or they
-    moved meanwhile. `phases` counts how many of them begin with each.
+    moved meanwhile. `phases` counts of how many a lesser engine did each.
     """
 
     found: int
