@@ -120,6 +120,8 @@ class Scripted:
             others = [ItemResult(id=item.id, duplicate_of=await owner(item)) for item in request.items]
             self._said[handle] = answered(request, others)
         elif self.answer is not None:
+            for item in request.items:
+                await write(item)
             self._said[handle] = self.answer(request)
 
     def say(self, handle: str, what: Any) -> None:
@@ -159,6 +161,12 @@ async def claimed(item: Item, handle: str) -> bool:
     async with httpx.AsyncClient() as http:
         put = await http.put(item.marks.claim, content=claim.model_dump_json(), headers={"If-None-Match": "*"})
     return put.status_code < 300
+
+
+async def write(item: Item) -> None:
+    async with httpx.AsyncClient() as http:
+        for target in item.outputs.values():
+            (await http.put(target.url, content=b"x")).raise_for_status()
 
 
 async def owner(item: Item) -> str:
@@ -272,7 +280,7 @@ class Desk:
         vendors = Vendors(providers, offered, own_workers=2)
         watcher = Watcher(ledger, marks, vendors, self.nc.jetstream(), arrived, functions, pace)
         submitter = Submitter(ledger, marks, vendors, watcher, arrived, in_flight_max, functions)
-        handlers = Handlers(ledger, vendors, arrived, watcher.stop, functions)
+        handlers = Handlers(ledger, marks, vendors, arrived, watcher.stop, functions)
         bridge = Bridge(ledger, vendors, submitter, watcher, handlers)
         self.bridges.append(bridge)
         return bridge

@@ -136,6 +136,18 @@ async def test_work_that_was_done_answers_at_once(desk: Desk) -> None:
     assert len(near.bodies) == 1
 
 
+async def test_a_result_whose_objects_were_deleted_answers_nobody(desk: Desk) -> None:
+    near = Scripted(answer=succeeded)
+    bridge = await desk.runs(near)
+    one = await desk.written(bridge)
+    [artifact] = (await outcome(desk.nc, one)).body["artifacts"]
+    await desk.objects.remove(artifact["key"])
+    again = one.model_copy(update={"job_id": uuid4()})
+    await desk.follows(bridge, again)
+    await outcome(desk.nc, again)
+    assert [epoch.epoch for epoch in await desk.epochs(again)] == [1, 2]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -64,7 +64,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             arrived = asyncio.Event()
             watcher = Watcher(ledger, marks, vendors, js, arrived)
             submitter = Submitter(ledger, marks, vendors, watcher, arrived, settings.calls_in_flight_max)
-            handlers = Handlers(ledger, vendors, arrived, watcher.stop)
+            handlers = Handlers(ledger, marks, vendors, arrived, watcher.stop)
             app.state.checks += [partial(postgres.check, engine), objects.check]
             app.state.use_cases = api.UseCases(engine, vendors, marks)
             await ledger.stay_alive()  # before anything is leased

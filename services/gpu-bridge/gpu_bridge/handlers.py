@@ -16,6 +16,7 @@ from gpu_bridge import store
 from gpu_bridge.call import failed, idempotency_key, succeeded
 from gpu_bridge.catalog import FUNCTIONS, Function, function_of
 from gpu_bridge.ledger import Ledger, message
+from gpu_bridge.marks import MarkStore
 from gpu_bridge.store import Follower
 from runtime import clock, logs, telemetry
 from runtime.outbox import Outgoing
@@ -47,6 +48,7 @@ class Handlers:
     """`arrived` wakes the submitter; `stop_here` tells the watcher of a call that it may be watching."""
 
     ledger: Ledger
+    marks: MarkStore
     vendors: Vendors
     arrived: asyncio.Event
     stop_here: Callable[[str], None]
@@ -62,8 +64,11 @@ class Handlers:
             ValidationError: for a body that is no command.
         """
         given = sorted((_given(delivery) for delivery in deliveries), key=lambda one: one.order)
+        gone = await self._gone([one.key for one in given if one.key])
         messages: list[Outgoing] = []
         async with self.ledger.engine.begin() as conn:
+            for key in gone:
+                await store.forget(conn, key)
             for one in given:
                 with telemetry.span(
                     f"accept {one.function.name}",
@@ -89,6 +94,17 @@ class Handlers:
         if messages:
             await self.ledger.publish(messages)
         self.arrived.set()
+
+    async def _gone(self, keys: Sequence[str]) -> list[str]:
+        """Those of the calls whose result cannot be had any more, since somebody has deleted its objects."""
+        async with self.ledger.engine.connect() as conn:
+            kept = await store.kept_of(conn, keys)
+        gone = []
+        for key, result in sorted(kept.items()):
+            sizes = [await self.marks.objects.size(artifact.key) for artifact in result.artifacts]
+            if None in sizes:
+                gone.append(key)
+        return gone
 
     async def stops(self, deliveries: Sequence[Delivery]) -> None:
         """Commit the stops; settle acks. One that is delivered again finds nothing left to do.

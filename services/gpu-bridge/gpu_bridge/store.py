@@ -117,6 +117,18 @@ async def follow(
     return None
 
 
+async def kept_of(conn: AsyncConnection, keys: Sequence[str]) -> dict[str, Kept]:
+    """The results that there are, by call."""
+    known = select(CALLS.c.key, CALLS.c.kept).where(CALLS.c.key.in_(keys), CALLS.c.kept.is_not(None))
+    return {row.key: _kept(row.kept) for row in await conn.execute(known)}
+
+
+async def forget(conn: AsyncConnection, key: str) -> None:
+    """The objects of a result are gone: it answers nobody any more."""
+    kept = update(CALLS).where(CALLS.c.key == key, CALLS.c.state == State.SUCCEEDED)
+    await conn.execute(kept.values(state=State.FAILED, code="OBJECT_MISSING", kept=None))
+
+
 async def stop(conn: AsyncConnection, command_key: str, now: datetime) -> str | None:
     """Nobody waits for this command any more. Returns the call's key when that is to be stopped at its provider.
 

@@ -358,6 +358,8 @@ class Visitor:
             )
         except SafelightError as problem:
             log.warning("watcher.still_open", provider=provider.name, code=problem.code)
+            if problem.code == "PROVIDER_UNAUTHORIZED":
+                await self._ledger.pause(provider.name, problem.detail)
             return
         calls = list(watch.calls)
         for call in calls:
