@@ -258,7 +258,7 @@ async def test_a_provider_that_never_answers_is_left_and_the_next_one_has_it(des
 
 
 async def test_a_hanging_provider_holds_nobody_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_bridge.submission.SUBMIT_S", 0.3)
+    monkeypatch.setattr("gpu_bridge.submission.SUBMIT_S", 2.0)
     near, far = Scripted("near", hangs=True), Scripted("far", answer=succeeded)
     bridge = await desk.runs(near, far)
     held = await desk.written(bridge, providers=["near"])
