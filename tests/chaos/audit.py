@@ -64,7 +64,18 @@ NEVER: Final = {
         "WHERE j.revision <> (SELECT count(*) FROM orchestrator.history h WHERE h.job_id = j.id)",
     "calls that nobody has commanded":
         "SELECT count(*) FROM gpu_bridge.calls c "
-        "LEFT JOIN orchestrator.jobs j ON j.id::text = split_part(c.key, '.', 1) WHERE j.id IS NULL",
+        "WHERE NOT EXISTS (SELECT 1 FROM gpu_bridge.commands o WHERE o.call = c.key)",
+    "commands to the bridge of nobody's":
+        "SELECT count(*) FROM gpu_bridge.commands o "
+        "LEFT JOIN orchestrator.jobs j ON j.id::text = split_part(o.key, '.', 1) WHERE j.id IS NULL",
+    "commands that wait for no call":
+        "SELECT count(*) FROM gpu_bridge.commands o LEFT JOIN gpu_bridge.calls c ON c.key = o.call "
+        "WHERE o.state = 'waiting' AND c.ended_at IS NOT NULL",
+    "epochs whose books are open":
+        "SELECT count(*) FROM gpu_bridge.epochs WHERE ended_at IS NULL",
+    "epochs out of order":
+        "SELECT count(*) FROM gpu_bridge.calls c "
+        "WHERE c.epoch <> (SELECT count(*) FROM gpu_bridge.epochs e WHERE e.call = c.key)",
 }
 # fmt: on
 # An attempt may fail with these because a server or a process was killed; with others only because something is wrong.
@@ -143,7 +154,10 @@ async def audit(known: Environment, accepted: Mapping[UUID, str]) -> tuple[dict[
                 wrong.append(f"{found} {what}")
         jobs = await conn.fetch("SELECT id, status, state::text FROM orchestrator.jobs")
         letters = await conn.fetch("SELECT job_id, source, code, phase, detail FROM orchestrator.dead_letters")
-        told = await conn.fetch("SELECT tries FROM gpu_bridge.calls")
+        [bought] = await conn.fetch(
+            "SELECT (SELECT count(*) FROM gpu_bridge.calls) AS calls, (SELECT count(*) FROM gpu_bridge.commands) "
+            "AS commands, count(*) AS epochs, count(code) AS failed FROM gpu_bridge.epochs"
+        )
         shown = await conn.fetch(
             "SELECT p.job_id, p.name, p.status, p.state::text FROM output.phases p "
             "JOIN output.jobs j ON j.id = p.job_id WHERE j.status = 'succeeded'"
@@ -160,7 +174,7 @@ async def audit(known: Environment, accepted: Mapping[UUID, str]) -> tuple[dict[
     counts = {
         "ended": ", ".join(f"{n} {status}" for status, n in Counter(row["status"] for row in jobs).items()),
         "attempts": f"{sum(max(0, phase.get('attempt', 0) - 1) for phase in phases)} beyond the first",
-        "GPU calls": f"{len(told)}, leased again {sum(max(0, row['tries'] - 1) for row in told)} times",
+        "GPU calls": "{} for {} commands, in {} epochs of which {} ended badly".format(*bought),
         "dead letters": ", ".join(f"{n} {code}" for code, n in Counter(r["code"] for r in letters).items()) or "none",
         "objects": f"{objects} artifacts read and compared",
         "told twice": f"{copies} endings that the broker stored twice, under one id",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from contracts.message import HEADER_SUBJECT
 from tests.chaos.points import BOUNDARIES, Boundary, Point, Side
@@ -28,21 +28,22 @@ Told = Callable[[Any], Sequence[str]]
 
 
 class Trap:
-    """Where this process dies, if anywhere. `folder` is where it leaves word."""
+    """Where this process dies, if anywhere. `folder` is where it leaves word.
+
+    One that `freezes` only stops there: whoever wakes it (SIGCONT) has it go on, as if nothing had been.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.point: Point | None = None
+        self.freezes = False
 
     def passes(self, side: Side, boundary: str, work: Sequence[str]) -> None:
         """Returns unless this is the place."""
         if self.point is not None and self.point.is_at(side, boundary, work):
-            self.die(str(self.point))
-
-    def die(self, why: str) -> NoReturn:
-        write(self.folder / HIT, why, sync=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError("unreachable")
+            point, self.point = self.point, None
+            write(self.folder / HIT, str(point), sync=True)
+            os.kill(os.getpid(), signal.SIGSTOP if self.freezes else signal.SIGKILL)
 
     def ran(self, function: str, key: str) -> None:
         """A body ran to its end."""
@@ -60,23 +61,24 @@ def write(path: Path, line: str, *, sync: bool = False) -> None:
         os.close(file)
 
 
-def install(package: str, trap: Trap) -> None:
-    """Wrap everything that a process of this package passes. Before its modules take the functions over by name.
+def install(packages: Sequence[str], trap: Trap) -> None:
+    """Wrap everything that a process of these packages passes. Before its modules take the functions over by name.
 
     From the inside out: a body is counted before its end is a boundary, and a marker speaks before the first one.
 
     Raises:
         AttributeError: a function is not there any more.
     """
-    if package in ("ingest", "output"):
+    if {"ingest", "output"} & {*packages}:
         _wrap("runtime.sandbox:Sandbox.run", functools.partial(_counting, trap))
     for row in BOUNDARIES:
-        if row.package in ("", package):
+        if row.package in ("", *packages):
             guard(trap, row)
     _wrap("runtime.settle:consume_batches", _marks_batches)
     _wrap("runtime.settle:SettleMiddleware.consume_scope", functools.partial(_telling, tell=_one))
-    for path, tell in _BEGINS.get(package, {}).items():
-        _wrap(path, functools.partial(_telling, tell=tell))
+    for package in packages:
+        for path, tell in _BEGINS.get(package, {}).items():
+            _wrap(path, functools.partial(_telling, tell=tell))
 
 
 def about(message: Any) -> str:
@@ -103,11 +105,17 @@ _ITS_OWN: Final[dict[str, Callable[[tuple[Any, ...]], Sequence[str]]]] = {
 # What it found says what is worked on from here on.
 _FINDS: Final[dict[str, Callable[[Any], Sequence[str]]]] = {
     "orchestrator.store:lock_due": lambda held: ["timer "] if held else [],
-    "gpu_bridge.store:lease_if_free": lambda call: [f"lease {call.key}"] if call else [],
+    "gpu_bridge.store:begin": lambda calls: [f"lease {call.key}" for call in calls],
+    "gpu_bridge.visit:Visitor._news": lambda news: _answered(news),
 }
 _ONLY: Final[dict[str, Callable[[tuple[Any, ...]], bool]]] = {
     "asyncpg.connection:Connection.fetch": lambda args: "INTO output.inbox" in args[1],
 }
+
+
+def _answered(news: Any) -> Sequence[str]:
+    response = getattr(news, "response", None)  # nothing but an end has one
+    return [f"answer {item.id}" for item in response.items] if response else []
 
 
 def guard(trap: Trap, row: Boundary, ask: Callable[[], Sequence[str]] = _work.get) -> None:
@@ -164,7 +172,16 @@ _BEGINS: Final[dict[str, dict[str, Tell]]] = {
     "orchestrator": {"orchestrator.store:lock_next": lambda *_: ["admission "]},
     "gpu_bridge": {
         "gpu_bridge.providers.local:LocalProvider.submit": lambda args, _: [f"submission {args[1].call_id}"],
-        "gpu_bridge.store:record_if_mine": lambda args, _: [f"outcome {args[1].key}"],
+        "gpu_bridge.store:started_if_mine": lambda args, _: [f"start {args[1].key}"],
+        "gpu_bridge.store:succeed_if_mine": lambda args, _: [f"outcome {args[1].key}"],
+        "gpu_bridge.store:fail_if_mine": lambda args, _: [f"failure {args[1].key}"],
+        "gpu_bridge.store:cancel_if_mine": lambda args, _: [f"end {args[1].key}"],
+        "gpu_bridge.visit:Visitor._news": lambda args, _: [f"answer {args[1].calls[0].key}"],
+        "gpu_bridge.marks:MarkStore.claim": lambda args, _: [f"claim {args[1].key}"],
+        "gpu_bridge.marks:MarkStore.void": lambda args, _: [f"void {args[1].key}"],
+    },
+    "modal": {
+        "gpu_bridge.providers.modal:ModalProvider.submit": lambda args, _: [f"submission {args[1].call_id}"],
     },
 }
 

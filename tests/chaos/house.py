@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -31,6 +31,7 @@ from stack.home import REPOSITORY, new_secrets
 from tests.chaos import hooks, worker
 from tests.chaos.points import Point
 from tests.chaos.timing import CONSUMERS
+from tests.chaos.victim import FREEZE
 from tests.servers.wheels import WheelServer
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ QUIET: Final = {  # nothing of these when nothing is left to do
     "in the orchestrator's outbox": "SELECT count(*) FROM orchestrator.outbox",
     "in the bridge's outbox":       "SELECT count(*) FROM gpu_bridge.outbox",
     "calls in the ledger":          "SELECT count(*) FROM gpu_bridge.calls WHERE ended_at IS NULL",
+    "commands for the bridge":      "SELECT count(*) FROM gpu_bridge.commands WHERE state = 'waiting'",
     "units that wait":              "SELECT count(*) FROM orchestrator.waiting",
     "counted as waiting":           "SELECT coalesce(sum(abs(count)), 0) FROM orchestrator.waiting_counts",
     "counted as out":               "SELECT coalesce(sum(abs(count)), 0) FROM orchestrator.running",
@@ -76,6 +78,12 @@ def small_photo(width: int, height: int) -> bytes:
     gradient = pyvips.Image.xyz(width, height).linear([1.5, 2], [10, 20])
     picture: bytes = gradient.bandjoin(90).cast("uchar").jpegsave_buffer()
     return picture
+
+
+def as_new(photo: bytes, name: str) -> bytes:
+    """The same picture as another file, by a comment in it: work that nobody has asked for before."""
+    comment = name.encode()
+    return photo[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + photo[2:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,8 @@ class _Nursery:
 class House:
     """Servers, services, and what a test does with them. Open it in the main thread."""
 
+    services: Sequence[str] = SERVICES
+
     def __init__(self, home: Path) -> None:
         self.home = home
         self.folder = home / "word"  # where processes leave word
@@ -155,13 +165,13 @@ class House:
     def open(self) -> None:
         """Start the servers, set them up, load the services and start each."""
         self.folder.mkdir()
-        for name in SERVICES:  # they load while the servers start
+        for name in self.services:  # they load while the servers start
             self._nurseries[name] = _Nursery(name, self.folder, self._environment(name))
         self._servers = [WheelServer(name, self.home, self.ports, self.secrets) for name in ("postgres", "s3", "nats")]
         set_up = services.setup_environment(self.ports, self.secrets)
         command = (sys.executable, "-m", "tests.chaos.victim", "setup", "--folder", str(self.folder))
         subprocess.run(command, env=processes.base_environment(self.home) | set_up, cwd=REPOSITORY, check=True)
-        for name in SERVICES:
+        for name in self.services:
             self.start(name)
 
     def close(self) -> None:
@@ -172,10 +182,15 @@ class House:
             server.stop()
         processes.end(processes.marked(self.home))
 
-    def start(self, service: str, point: Point | None = None) -> None:
-        """Start a service; with a point it dies there."""
+    def start(self, service: str, point: Point | None = None, *, freezes: bool = False) -> None:
+        """Start a service; with a point it dies there, or only freezes."""
         assert not self.is_running(service)
-        self._running[service] = self._nurseries[service].bear(str(point) if point else "")
+        at = f"{FREEZE if freezes else ''}{point}" if point else ""
+        self._running[service] = self._nurseries[service].bear(at)
+
+    def thaw(self, service: str) -> None:
+        """Let one that froze go on."""
+        os.kill(self._running[service], signal.SIGCONT)
 
     def is_running(self, service: str) -> bool:
         """Whether its process is there."""
@@ -216,13 +231,21 @@ class House:
             (self.folder / name).unlink(missing_ok=True)
         self.told.clear()
 
-    def runs(self, job_id: UUID) -> list[str]:
+    async def runs(self, job_id: UUID) -> list[str]:
         """The functions whose bodies ran to their end for a job."""
-        return sorted(line.split()[0] for line in self._read(hooks.RUNS).splitlines() if str(job_id) in line)
+        names = (str(job_id), *await self.calls(job_id))
+        lines = self._read(hooks.RUNS).splitlines()
+        return sorted(line.split()[0] for line in lines if any(name in line for name in names))
 
-    def begun(self, job_id: UUID) -> bool:
+    async def begun(self, job_id: UUID) -> bool:
         """Whether a GPU function was given a call of the job."""
-        return str(job_id) in self._read(worker.BEGUN)
+        begun = self._read(worker.BEGUN)
+        return any(call in begun for call in await self.calls(job_id))
+
+    async def calls(self, job_id: UUID) -> list[str]:
+        """The calls that a job's commands follow, by their keys."""
+        query = "SELECT DISTINCT call FROM gpu_bridge.commands WHERE starts_with(key, $1::uuid::text) ORDER BY call"
+        return [row["call"] for row in await self.ask(query, job_id) if row["call"]]
 
     def hold_calls(self) -> None:
         """Let calls wait before their bodies until `release_calls`."""
@@ -285,15 +308,16 @@ class House:
         return sum(1 for _ in self.objects._client.list_objects(services.BUCKET, "uploads/", recursive=True))
 
     async def upload(self, pipeline: str, **options: str) -> UUID:
-        """Upload the photo as a good client does: again with the same key until it is answered. The job's id."""
+        """Upload a photo as a good client does: again with the same key until it is answered. The job's id."""
         key = str(uuid4())
+        photo = as_new(self.photo, key)
 
         async def answered() -> UUID | None:
             answer = await self._post(
                 "ingest",
                 "/v1/uploads",
                 data={"pipeline": pipeline, **options},
-                files={"file": ("f", self.photo)},
+                files={"file": ("f", photo)},
                 headers={"Idempotency-Key": key},
             )
             if answer is None or answer.status_code >= 500:

@@ -6,6 +6,7 @@ Ids are replaced by words and times are left out; nothing else is.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,15 +46,22 @@ ROWS: Final = {
     "decided":  "SELECT revision, input, effects FROM orchestrator.history WHERE job_id = $1 ORDER BY revision",
     "letters":  "SELECT source, state, code, detail, phase, subject, attempts FROM orchestrator.dead_letters "
                 "WHERE job_id = $1",
-    "calls":    "SELECT key, function, tenant, state, provider, tries, code, engine FROM gpu_bridge.calls "
-                "WHERE starts_with(key, $1::uuid::text) ORDER BY key",
+    "commands": "SELECT key, call, state FROM gpu_bridge.commands WHERE starts_with(key, $1::uuid::text) ORDER BY key",
     "shown":    "SELECT * FROM output.jobs WHERE id = $1",
     "phases":   "SELECT * FROM output.phases WHERE job_id = $1 ORDER BY name, item",
     # Each kind once: an event that the sweep publishes after a newer one is no news any more, and is not shown.
     "shown_as": "SELECT DISTINCT type FROM output.events "
                 "WHERE job_id = $1 AND type <> 'phase.v1.progressed' ORDER BY type",
 }
+# Of the calls that a job's commands follow: they are named by their work.
+CALLS: Final = {
+    "calls":    "SELECT key, tenant, function, function_version, command, alike, state, code, kept "
+                "FROM gpu_bridge.calls WHERE key = ANY($1) ORDER BY key",
+    "epochs":   "SELECT epoch, provider, device, ended_at IS NOT NULL AS closed, code FROM gpu_bridge.epochs "
+                "WHERE call = ANY($1) ORDER BY call, epoch",
+}
 # fmt: on
+_OF_AN_EPOCH: Final = re.compile(r"(calls/[^/]+/CALL[0-9]+)/[0-9]+/")  # the key of an object
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +78,12 @@ class Left:
 
 async def left_of(house: House, job: UUID) -> Left:
     """Read everything. Raises AssertionError for an object that is referred to and is not there."""
+    calls = await house.calls(job)
     raw = {name: await house.ask(query, job) for name, query in ROWS.items()}
-    ids = {str(job): "JOB"} | {str(row["upload_id"]): "UPLOAD" for row in raw["shown"]}
+    raw |= {name: await house.ask(query, calls) for name, query in CALLS.items()}
+    ids = {str(job): "JOB"} | {call: f"CALL{n}" for n, call in enumerate(calls)}
+    for row in raw["shown"]:
+        ids |= {str(row["upload_id"]): "UPLOAD", json.loads(row["original"])["sha256"]: "ORIGINAL"}
     rows = {name: [_plain(row, ids) for row in found] for name, found in raw.items()}
     told = {one.message_id: one.subject for one in house.told if one.job_id == job}
     commands = [
@@ -85,7 +97,7 @@ async def left_of(house: House, job: UUID) -> Left:
         artifacts=await _artifacts(house, raw),
         told=dict(sorted(Counter(told.values()).items())),
         commands=dict(sorted(Counter(commands).items())),
-        runs=dict(sorted(Counter(house.runs(job)).items())),
+        runs=dict(sorted(Counter(await house.runs(job)).items())),
     )
 
 
@@ -94,7 +106,6 @@ async def _artifacts(house: House, raw: Mapping[str, Sequence[Mapping[str, Any]]
     for row in raw["shown"]:
         original = json.loads(row["original"])
         await house.objects.get_checked(original["key"], original["sha256"])
-        found["original"] = original["sha256"]
     for row in raw["phases"]:
         for made in json.loads(row["state"])["artifacts"]:
             data = await house.objects.get_checked(made["key"], made["sha256"])
@@ -115,7 +126,7 @@ def _plain(value: Any, ids: Mapping[str, str]) -> Any:
         case str():
             for id_, word in ids.items():
                 value = value.replace(id_, word)
-            return value
+            return _OF_AN_EPOCH.sub(r"\1/EPOCH/", value)
         case UUID():
             return ids.get(str(value), str(value))
         case _:
@@ -127,17 +138,16 @@ def _plain(value: Any, ids: Mapping[str, str]) -> Any:
 
 def differences(calm: Left, found: Left, allowed: Tolerance) -> list[str]:
     """What is otherwise than after the calm run, and is not tolerated; one line each."""
-    tries = allowed.tries
-    wrong = []
-    for row in found.rows["calls"]:
-        if row["state"] != "failed" and not tries[0] <= row["tries"] <= tries[1]:
-            wrong.append(f"{row['key']} was leased {row['tries']} times, not {tries}")
+    wrong = _wrong_epochs(found)
+    least, most = (len(calm.rows["epochs"]) + more for more in allowed.epochs)
+    if not least <= len(found.rows["epochs"]) <= most:
+        wrong.append(f"{len(found.rows['epochs'])} epochs, not {least} to {most}: {found.rows['epochs']}")
     for function in {*calm.runs, *found.runs, *allowed.runs}:
         often = calm.runs.get(function, 0)
         least, most = allowed.runs.get(function, (often, often))
         if not least <= found.runs.get(function, 0) <= most:
             wrong.append(f"{function} ran {found.runs.get(function, 0)} times to its end, not {least} to {most}")
-    wrong += _compared("rows", _without_tries(calm.rows), _without_tries(found.rows))
+    wrong += _compared("rows", _without_epochs(calm.rows), _without_epochs(found.rows))
     wrong += _compared("artifacts", calm.artifacts, found.artifacts)
     wrong += _compared("told", calm.told, found.told)
     wrong += _compared("commands", calm.commands, found.commands)
@@ -147,8 +157,20 @@ def differences(calm: Left, found: Left, allowed: Tolerance) -> list[str]:
     return wrong
 
 
-def _without_tries(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return rows | {"calls": [{name: row[name] for name in row if name != "tries"} for row in rows["calls"]]}
+def _wrong_epochs(found: Left) -> list[str]:
+    """Each epoch's books are closed, and a call that succeeded has one that ended well: its last."""
+    epochs = found.rows["epochs"]
+    wrong = [f"an epoch is open: {epoch}" for epoch in epochs if not epoch["closed"]]
+    ended_well = [epoch["code"] is None for epoch in epochs]
+    succeeded = [call["state"] == "succeeded" for call in found.rows["calls"]]
+    if len(succeeded) == 1 and ended_well != [*(False for _ in epochs[1:]), *succeeded]:
+        wrong.append(f"the call is {found.rows['calls'][0]['state']}, but its epochs say {epochs}")
+    return wrong
+
+
+def _without_epochs(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """How many there are and how they ended is looked at apart; who did them is not a crash's to change."""
+    return rows | {"epochs": sorted({epoch["provider"] for epoch in rows["epochs"]})}
 
 
 def _compared(where: str, calm: Any, found: Any) -> list[str]:

@@ -18,7 +18,8 @@ SIDES: Final[tuple[Side, ...]] = ("before", "after")
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """The function `module:name` is this boundary of this package's process (""): of each."""
+    """The function `module:name` is this boundary of this package's process; "": of each, "modal": of a bridge that
+    has Modal."""
 
     package: str
     name: str
@@ -41,12 +42,19 @@ BOUNDARIES: Final = (
     Boundary("ingest",        "store",   "runtime.objects:Objects.put_stream"),
     Boundary("ingest",        "record",  "ingest.store:insert_upload"),
     Boundary("ingest",        "submit",  "runtime.sandbox:Sandbox.run"),
-    Boundary("gpu_bridge",    "inbox",   "gpu_bridge.store:insert_if_new"),
-    Boundary("gpu_bridge",    "lease",   "gpu_bridge.store:lease_if_free"),
+    Boundary("gpu_bridge",    "inbox",   "gpu_bridge.store:follow"),
+    Boundary("gpu_bridge",    "begin",   "gpu_bridge.store:begin"),            # an epoch
     Boundary("gpu_bridge",    "submit",  "gpu_bridge.providers.local:LocalProvider.submit"),
-    Boundary("gpu_bridge",    "note",    "gpu_bridge.store:extend_if_mine"),  # of the provider's handle
-    Boundary("gpu_bridge",    "record",  "gpu_bridge.store:record_if_mine"),
-    Boundary("gpu_bridge",    "stop",    "gpu_bridge.store:stop_if_not_over"),
+    Boundary("gpu_bridge",    "note",    "gpu_bridge.store:accept_if_mine"),   # of the provider's handle
+    Boundary("gpu_bridge",    "started", "gpu_bridge.store:started_if_mine"),  # its claim is seen
+    Boundary("gpu_bridge",    "record",  "gpu_bridge.store:succeed_if_mine"),
+    Boundary("gpu_bridge",    "record",  "gpu_bridge.store:fail_if_mine"),
+    Boundary("gpu_bridge",    "stop",    "gpu_bridge.store:stop"),
+    Boundary("gpu_bridge",    "end",     "gpu_bridge.store:cancel_if_mine"),   # it was stopped, and is seen to be over
+    Boundary("gpu_bridge",    "answer",  "gpu_bridge.visit:Visitor._news"),    # of a provider, whether a call is over
+    Boundary("gpu_bridge",    "claim",   "gpu_bridge.marks:MarkStore.claim"),
+    Boundary("gpu_bridge",    "void",    "gpu_bridge.marks:MarkStore.void"),
+    Boundary("modal",         "spawn",   "gpu_bridge.providers.modal:ModalProvider.submit"),
     Boundary("output",        "submit",  "runtime.sandbox:Sandbox.run"),
     Boundary("output",        "store",   "runtime.objects:Objects.put"),
     Boundary("output",        "inbox",   "asyncpg.connection:Connection.fetch"),  # of its own statement, see `hooks`
@@ -85,10 +93,13 @@ FLOWS: Final = (
     Flow("orchestrator",  "a broken event", "evt.phase.v1.failed *",         "broken",    "publish term"),
     Flow("orchestrator",  "a dead event",   "dead.evt.phase.v1.failed *",    "broken",    "bury commit ack"),
     Flow("gpu-bridge",    "a command",      "cmd.gpu.v1.run.style *",        "photo",     "inbox commit ack"),
-    Flow("gpu-bridge",    "a lease",        "lease *",                       "photo",     "lease commit"),
+    Flow("gpu-bridge",    "a lease",        "lease *",                       "photo",     "begin commit"),
     Flow("gpu-bridge",    "a submission",   "submission *",                  "photo",     "submit note commit"),
+    Flow("gpu-bridge",    "a start",        "start *",                       "photo",     "started commit"),
     Flow("gpu-bridge",    "an outcome",     "outcome *",                     "photo",     "record commit publish"),
+    Flow("gpu-bridge",    "a failure",      "failure *",                     "retried",   "record commit publish"),
     Flow("gpu-bridge",    "a stop",         "cmd.gpu.v1.stop *",             "cancelled", "stop commit ack"),
+    Flow("gpu-bridge",    "an end",         "end *",                         "cancelled", "end commit"),
     Flow("gpu-functions", "a call",         "call *",                        "photo",     "store answer"),
     Flow("output",        "a rendering",    "cmd.render.v1.run.variants *",  "rendered",  "submit store publish ack"),
     Flow("output",        "a first event",  "evt.upload.v1.received *",      "plain",     _PROJECTED),
@@ -96,19 +107,39 @@ FLOWS: Final = (
 )
 # fmt: on
 
+# The same bridge, with Modal: only it runs. See `modal_house`.
+# fmt: off
+MODAL_FLOWS: Final = (
+    #    service       input                     work                      scenario  boundaries
+    Flow("gpu-bridge", "a command for Modal",    "cmd.gpu.v1.run.style *", "calm",   "inbox commit ack"),
+    Flow("gpu-bridge", "a lease for Modal",      "lease *",                "calm",   "begin commit"),
+    Flow("gpu-bridge", "a submission to Modal",  "submission *",           "calm",   "spawn note commit"),
+    Flow("gpu-bridge", "a start on Modal",       "start *",                "calm",   "started"),
+    Flow("gpu-bridge", "an answer of Modal",     "answer *",               "calm",   "answer"),
+    Flow("gpu-bridge", "an outcome of Modal",    "outcome *",              "calm",   "record commit publish"),
+    Flow("gpu-bridge", "a spawn without answer", "claim *",                "lost",   "claim note commit"),
+    Flow("gpu-bridge", "a spawn without call",   "void *",                 "void",   "void commit"),
+)
+# fmt: on
+
 # Before it, nothing says which input it will be: a timer has none yet, and a lease finds out which call is free.
-UNKNOWABLE: Final = (("orchestrator", "a timer", "before", "lock"), ("gpu-bridge", "a lease", "before", "lease"))
+UNKNOWABLE: Final = (
+    ("orchestrator", "a timer", "before", "lock"),
+    ("gpu-bridge", "a lease", "before", "begin"),
+    ("gpu-bridge", "a lease for Modal", "before", "begin"),
+)
 
 Range = tuple[int, int]  # at least, at most
-ONCE: Final[Range] = (1, 1)
+NONE: Final[Range] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
     """What crashes of a flow may change, from one point of it to another.
 
-    `tries`: leases of the style's call. `runs`: how often a function's body ran to its end, by function. `orphans`:
-    stored uploads that no row knows. `like`: the scenario whose calm run is compared with, if it is another one.
+    `epochs`: how many paid tries the style's call has beyond those of the calm run. `runs`: how often a function's
+    body ran to its end, by function. `orphans`: stored uploads that no row knows. `like`: the scenario whose calm run
+    is compared with, if it is another one.
     """
 
     service: str
@@ -116,17 +147,18 @@ class Tolerance:
     first: str
     last: str
     why: str
-    tries: Range = ONCE
+    epochs: Range = NONE
     runs: Mapping[str, Range] = field(default_factory=dict)
-    orphans: Range = (0, 0)
+    orphans: Range = NONE
     like: str | None = None
 
 
 CALM: Final = Tolerance("", "", "", "", "nothing is tolerated")
 _AGAIN: Final = "what was done is not written down anywhere: the command comes again"
-_RELEASED: Final = "the lease of a dead process runs out, and the call is leased again"
-_BEGUN: Final = "leased again, and the worker ends what it has begun"
-_LOST: Final = "a worker that dies fails its attempt (CALL_LOST), and the policy gives another"
+_CHILD: Final = "a worker is the bridge's child: it ends what it has begun or dies with it, and is not waited for"
+_BEGUN: Final = "the call may have been begun by now, by a child"
+_STOPPED: Final = "the same, but the stop may be faster than the next epoch"
+_LOST: Final = "a worker that dies before its result is written fails its attempt, and the policy gives another"
 # fmt: off
 TOLERANCES: Final = (
     #         service          input           from             to               what and why
@@ -134,17 +166,16 @@ TOLERANCES: Final = (
               orphans=(1, 1)),
     Tolerance("ingest",        "an analysis",  "after submit",  "before ack",    _AGAIN, runs={"analyze": (2, 2)}),
     Tolerance("output",        "a rendering",  "after submit",  "before ack",    _AGAIN, runs={"variants": (2, 2)}),
-    Tolerance("gpu-bridge",    "a command",    "after ack",     "after ack",     "a slot may have begun it by now",
-              tries=(1, 2), runs={"style": (1, 2)}),
-    Tolerance("gpu-bridge",    "a lease",      "after commit",  "after commit",  _RELEASED, tries=(2, 2)),
-    Tolerance("gpu-bridge",    "a submission", "before submit", "before submit", _RELEASED, tries=(2, 2)),
-    Tolerance("gpu-bridge",    "a submission", "after submit",  "after commit",  _BEGUN,
-              tries=(2, 2), runs={"style": (1, 2)}),
-    Tolerance("gpu-bridge",    "an outcome",   "before record", "before commit", _RELEASED,
-              tries=(2, 2), runs={"style": (2, 2)}),
-    Tolerance("gpu-bridge",    "a stop",       "before stop",   "after ack",     _BEGUN + ", unless it is stopped",
-              tries=(2, 2), runs={"style": (0, 1)}),
-    Tolerance("gpu-functions", "a call",       "before store",  "before answer", _LOST,
+    Tolerance("gpu-bridge",    "a command",    "after ack",     "after ack",     _BEGUN,
+              epochs=(0, 1), runs={"style": (1, 2)}),
+    Tolerance("gpu-bridge",    "a submission", "after submit",  "after commit",  _CHILD,
+              epochs=(0, 1), runs={"style": (1, 2)}),
+    Tolerance("gpu-bridge",    "a start",      "before started", "after commit", _CHILD,
+              epochs=(0, 1), runs={"style": (1, 2)}),
+    Tolerance("gpu-bridge",    "a stop",       "before stop",   "before commit", _STOPPED,
+              epochs=(0, 1), runs={"style": (0, 1)}),
+    Tolerance("gpu-bridge",    "a stop",       "after commit",  "after ack",     _CHILD, runs={"style": (0, 1)}),
+    Tolerance("gpu-functions", "a call",       "before store",  "after store",   _LOST,
               like="retried", runs={"style": (1, 2)}),
 )
 # fmt: on
@@ -189,4 +220,8 @@ def _points_of(flow: Flow) -> list[Point]:
 
 
 POINTS: Final[tuple[Point, ...]] = tuple(point for flow in FLOWS for point in _points_of(flow))
-BY_NAME: Final[Mapping[str, Point]] = {str(point): point for point in POINTS}
+# Where a bridge that is only slow, and was taken for dead, would buy or tell what another has bought or told.
+FREEZES: Final = ("after begin", "before spawn", "after spawn", "after note", "after answer", "before record")
+MODAL_POINTS: Final[tuple[Point, ...]] = tuple(point for flow in MODAL_FLOWS for point in _points_of(flow))
+FREEZING_POINTS: Final = tuple(p for p in MODAL_POINTS if p.flow.scenario == "calm" and p.place in FREEZES)
+BY_NAME: Final[Mapping[str, Point]] = {str(point): point for point in (*POINTS, *MODAL_POINTS)}

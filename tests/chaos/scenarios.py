@@ -72,7 +72,7 @@ async def cancelled(house: House) -> list[UUID]:
         job = await house.upload("photo", style="mono")
 
         async def begun() -> bool:
-            return house.begun(job)
+            return await house.begun(job)
 
         await until(begun, "the style has begun")
         await house.cancel(job)

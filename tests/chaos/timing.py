@@ -26,11 +26,12 @@ CONSTANTS: Final = (
     ("runtime.outbox",      "SWEEP_AGE_S",    1.0),
     ("runtime.outbox",      "FORGET_EVERY_S", 0.1),
     ("orchestrator.app",    "TICK_S",         0.1),
-    ("gpu_bridge.runner",   "LEASE_S",        1.6),
-    ("gpu_bridge.runner",   "LOOK_EVERY_S",   0.2),
-    ("gpu_bridge.submit",   "POLL_S",         0.3),  # a lease is still extended at least three times
+    ("gpu_bridge.ledger",   "LEASE_S",        1.6),
+    ("gpu_bridge.submitter", "LOOK_EVERY_S",  0.2),
 )
 # fmt: on
+# Of the watches of a bridge: a lease is still kept five times before it runs out.
+PACE: Final = {"first_s": 0.1, "most_s": 0.3, "marks_s": 0.2, "spawn_lease_s": 2.0, "stop_grace_s": 2.0, "keep_s": 0.3}
 
 
 def quick(row: Consumer) -> Consumer:
@@ -57,3 +58,12 @@ def shorten_constants(package: str) -> None:
             module = import_module(name)
             assert isinstance(getattr(module, constant), float), f"{name}.{constant}"
             setattr(module, constant, seconds)
+    if package == "gpu_bridge":
+        _shorten_pace()
+
+
+def _shorten_pace() -> None:
+    from gpu_bridge.watcher import Watcher
+
+    *others, usual = Watcher.__init__.__defaults__ or ()
+    Watcher.__init__.__defaults__ = (*others, replace(usual, **PACE))

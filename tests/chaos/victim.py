@@ -18,10 +18,11 @@ import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from tests.chaos import timing
 
+FREEZE: Final = "freeze "  # before a point's name: it stops there, and does not die
 _PR_SET_PDEATHSIG = 1
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="victim", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("service")
     parser.add_argument("--folder", type=Path, required=True, help="where it leaves word")
-    parser.add_argument("--at", default="", help="the name of a point")
+    parser.add_argument("--at", default="", help="the name of a point, after `freeze ` to stop there only")
     parser.add_argument("--nursery", action="store_true")
     options = parser.parse_args()
     die_with_parent()
@@ -58,7 +59,7 @@ def _loaded(service: str, folder: Path) -> tuple[Callable[[], None], Callable[[s
 
     package = service.replace("-", "_")
     trap = hooks.Trap(folder)
-    hooks.install(package, trap)
+    hooks.install([package, "modal"] if "SAFELIGHT_MODAL_APP" in os.environ else [package], trap)
     timing.shorten_constants(package)
     if package == "gpu_bridge":
         from tests.chaos import worker
@@ -66,6 +67,8 @@ def _loaded(service: str, folder: Path) -> tuple[Callable[[], None], Callable[[s
         worker.replace_worker(folder)
 
     def arm(name: str) -> None:
+        trap.freezes = name.startswith(FREEZE)
+        name = name.removeprefix(FREEZE)
         trap.point = points.BY_NAME[name] if name else None
 
     run: Callable[[], None] = import_module(f"{package}.app").main
