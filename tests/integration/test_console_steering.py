@@ -282,9 +282,11 @@ def test_a_job_that_refuses_does_not_keep_the_others(desk: Desk) -> None:
 def test_a_job_is_retried_from_a_phase_with_other_parameters(desk: Desk) -> None:
     run(desk, "jobs", "retry", str(JOB), "--from", "style", "--newest", "--set", "strength=0.5", "--set", "aspect=1:1")
     run(desk, "jobs", "retry", str(JOB))
+    run(desk, "jobs", "retry", str(JOB), "--from", "degraded", "--force")
     assert [body for _, body in desk.asked] == [
         {"from": "style", "parameters": {"strength": 0.5, "aspect": "1:1"}, "version": "newest", "reason": ""},
         {"from": None, "parameters": {}, "version": "pinned", "reason": ""},
+        {"from": "degraded", "parameters": {}, "version": "pinned", "reason": "", "force": True},
     ]
 
 

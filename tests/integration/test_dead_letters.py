@@ -463,6 +463,7 @@ class TestOverHttp:
             ({"start": "first"}, ["first", "second", "third"]),
             ({"start": "third"}, ["second", "third"]),  # what went wrong is always done again
             ({"parameters": {"strength": 0.25}}, ["second", "third"]),
+            ({"force": True}, ["second", "third"]),
         ],
         ids=str,
     )
@@ -477,6 +478,8 @@ class TestOverHttp:
         assert [name for name, _ in desk.runs(job)[done:]] == again
         strength = [c.parameters.get("strength") for c in desk.worker.given if c.job_id == job and c.phase == "second"]
         assert strength == [0.5, wish.get("parameters", {}).get("strength", 0.5)]
+        forced = [c.phase for c in desk.worker.given if c.job_id == job and c.force]
+        assert forced == (again if wish.get("force") else [])
 
     async def test_a_letter_about_a_phase_that_its_job_can_do_without_is_replayed_when_the_job_is_over(
         self, desk: Desk
@@ -578,7 +581,13 @@ class TestOverHttp:
         jobs = await desk.all_died(6, code="DECODE_LIMIT")
         rate = 4.0
         replay = await desk.post(
-            f"{LETTERS}/replay", "ops", 202, filter={"code": "DECODE_LIMIT"}, rate_per_s=rate, reason="more memory"
+            f"{LETTERS}/replay",
+            "ops",
+            202,
+            filter={"code": "DECODE_LIMIT"},
+            rate_per_s=rate,
+            force=True,
+            reason="more memory",
         )
         assert (replay["state"], replay["total"], replay["by"], replay["reason"], replay["rate_per_s"]) == (
             "running",
@@ -592,6 +601,7 @@ class TestOverHttp:
         done = await _state(desk, replay["id"], "succeeded")
         assert (done["replayed"], done["refused"], done["remaining"]) == (6, 0, 0)
         assert done["ended_at"] is not None
+        assert sum(c.force for c in desk.worker.given if c.job_id in jobs) == 12, "two phases of each are done again"
         letters = [await desk.get(f"{LETTERS}/{one['id']}", "ops") for one in await desk.letters(code="DECODE_LIMIT")]
         started = datetime.fromisoformat(replay["created_at"])
         at = sorted(datetime.fromisoformat(one["resolution"]["at"]) for one in letters)
