@@ -18,8 +18,8 @@ from contracts.envelope import CallRequest, CallResponse, ItemError, ItemResult
 from contracts.errors import error
 from contracts.phases import PhaseDeferred, RunPhase
 from contracts.uploads import UploadReceived
-from gpu_bridge import store
-from gpu_bridge.call import State
+from gpu_bridge import store, watcher
+from gpu_bridge.call import Call, State
 from gpu_bridge.providers.port import Broken, Pending, Unavailable
 from gpu_bridge.settings import Settings
 from gpu_bridge.submission import request
@@ -29,6 +29,7 @@ from runtime.objects import Objects
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.ledger_desk import (
     ROOMY,
+    Bridge,
     Desk,
     Scripted,
     done,
@@ -658,6 +659,69 @@ async def test_a_stop_that_overtook_its_command_is_found_by_it(desk: Desk) -> No
     await outcome(desk.nc, other)
     assert len(near.bodies) == 1
     assert await ends(desk, given) == []
+
+
+async def test_a_stop_that_comes_with_its_command_has_nothing_bought_for_nobody(desk: Desk) -> None:
+    bridge = desk.made(Scripted())
+    given = desk.given()
+    async with desk.engine.begin() as conn:
+        await store.stop(conn, given.key, datetime.now(UTC))
+        following = asyncio.create_task(desk.follows(bridge, given))
+        await until(lambda: waits_for_a_lock(desk))
+    await following
+    async with desk.engine.connect() as conn:
+        assert (await conn.execute(text("SELECT state FROM gpu_bridge.calls"))).scalars().all() == ["cancelled"]
+
+
+@pytest.mark.parametrize("refused", [True, False], ids=["it is refused", "it died with its bridge"])
+async def test_a_call_that_comes_back_and_was_stopped_meanwhile_is_not_bought_again(desk: Desk, refused: bool) -> None:
+    bridge = desk.made(Scripted())
+    given = await desk.written(bridge)
+    [call] = await begun(desk, bridge, given)
+    async with desk.engine.begin() as conn:
+        await store.stop(conn, given.key, datetime.now(UTC))  # by another process: it is not heard here yet
+    assert await bridge.ledger.give_back(call, store.Run(code="PROVIDER_REJECTED"), refused=refused)
+    assert (await desk.call(given)).state == "cancelled"
+
+
+async def test_a_clock_that_runs_out_after_a_stop_leaves_the_call_to_be_stopped(desk: Desk) -> None:
+    bridge = desk.made(Scripted())
+    given = await desk.written(bridge)
+    [call] = await begun(desk, bridge, given)
+    async with desk.engine.begin() as conn:
+        await store.stop(conn, given.key, datetime.now(UTC))
+    assert await bridge.ledger.stop(call, "CALL_STALLED"), "it is still watched"
+    assert call.state is State.STOPPING
+    assert await ends(desk, given) == []
+
+
+async def test_a_call_that_its_own_bridge_has_lost_track_of_is_found(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "FORGOTTEN_S", 0.2)
+    near = Scripted(answer=succeeded)
+    bridge = desk.made(near)
+    given = await desk.written(bridge)
+    await begun(desk, bridge, given)  # and the answer to the commit was lost
+    await bridge.ledger.stay_alive()
+    bridge.start()
+    assert (await outcome(desk.nc, given)).subject == "evt.phase.v1.succeeded"
+    assert (len(near.bodies), [epoch.epoch for epoch in await desk.epochs(given)]) == (1, [1])
+
+
+async def begun(desk: Desk, bridge: Bridge, given: RunPhase) -> list[Call]:
+    """The call of a command as its bridge has begun it, and no more."""
+    async with desk.engine.begin() as conn:
+        row = await desk.call(given)
+        return await store.begin(conn, bridge.ledger.me, [row.key], "near", datetime.now(UTC))
+
+
+async def waits_for_a_lock(desk: Desk) -> bool:
+    async with desk.engine.connect() as conn:
+        waiting = (
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'safelight-test'"
+        )
+        return (await conn.execute(text(waiting))).first() is not None
 
 
 async def test_a_success_that_was_faster_than_the_stop_is_kept_for_who_asks_next(desk: Desk) -> None:

@@ -93,7 +93,8 @@ async def follow(
         state=WAITING,
     )
     if not (await conn.execute(joined.on_conflict_do_nothing())).rowcount:
-        return None  # a stop of it, or itself by another delivery, was faster
+        await _cancel_unwanted(conn, key, now)  # a stop of it, or itself by another delivery, was faster
+        return None
     if not State(call.state).is_terminal:
         return None
     if call.kept is not None and not call.kept["degraded"] and not command.force:
@@ -148,14 +149,21 @@ async def stop(conn: AsyncConnection, command_key: str, now: datetime) -> str | 
         mine = update(COMMANDS).where(COMMANDS.c.key == command_key, COMMANDS.c.state == WAITING)
         if not (await conn.execute(mine.values(state=STOPPED))).rowcount:
             return None
-        if (await conn.execute(_waiting(row.call))).first():
+        if not await _cancel_unwanted(conn, row.call, now):
             return None
-        unbought = update(CALLS).where(CALLS.c.key == row.call, CALLS.c.state == State.QUEUED)
-        await conn.execute(unbought.values(state=_after(Move.CANCEL), ended_at=now, **_CLEAR))
         out = update(CALLS).where(CALLS.c.key == row.call, _allows(Move.STOP))
         stopped = await conn.execute(out.values(state=_after(Move.STOP), code=None))
         return row.call if stopped.rowcount else None
     return None
+
+
+async def _cancel_unwanted(conn: AsyncConnection, key: str, now: datetime) -> bool:
+    """Whether nobody waits for a call; then it is not bought. Its row must be locked."""
+    if (await conn.execute(_waiting(key))).first():
+        return False
+    unbought = update(CALLS).where(CALLS.c.key == key, CALLS.c.state == State.QUEUED)
+    await conn.execute(unbought.values(state=_after(Move.CANCEL), ended_at=now, **_CLEAR))
+    return True
 
 
 async def answer(conn: AsyncConnection, key: str) -> list[Follower]:
@@ -377,7 +385,23 @@ async def adopt(conn: AsyncConnection, me: UUID, now: datetime, most: int) -> li
         .with_for_update(skip_locked=True)
     )
     taken = update(CALLS).where(CALLS.c.key.in_(orphans)).values(leased_by=me).returning(CALLS)
-    rows = (await conn.execute(taken)).all()
+    return await _with_epochs(conn, (await conn.execute(taken)).all())
+
+
+async def leased_before(conn: AsyncConnection, me: UUID, before: datetime) -> list[str]:
+    """The calls of this process whose epoch was begun before then."""
+    begun = and_(EPOCHS.c.call == CALLS.c.key, EPOCHS.c.epoch == CALLS.c.epoch, EPOCHS.c.spawned_at < before)
+    leased = select(CALLS.c.key).join(EPOCHS, begun).where(CALLS.c.leased_by == me, CALLS.c.state.in_(LEASED))
+    return list((await conn.execute(leased)).scalars())
+
+
+async def calls_of(conn: AsyncConnection, me: UUID, keys: Sequence[str]) -> list[Call]:
+    """Those of these calls that this process has, as they stand."""
+    mine = select(CALLS).where(CALLS.c.key.in_(keys), CALLS.c.leased_by == me)
+    return await _with_epochs(conn, (await conn.execute(mine)).all())
+
+
+async def _with_epochs(conn: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Call]:
     begun = select(EPOCHS).where(EPOCHS.c.call.in_([row.key for row in rows]))
     epochs = {(row.call, row.epoch): row for row in await conn.execute(begun)}
     return [

@@ -111,6 +111,8 @@ class Submitter:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._out[task]
+        if not task.cancelled() and (problem := task.exception()):  # the watcher finds that nobody sees to its calls
+            log.warning("submitter.lost_track", error=type(problem).__name__, exc_info=problem)
         self.arrived.set()
 
     def _left(self) -> int:

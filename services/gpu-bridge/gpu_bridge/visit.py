@@ -162,7 +162,7 @@ class Visitor:
             await self._ledger.give_back(call, Run(code="CALL_START_DEADLINE"), refused=True)
             self._room.set()
         elif await self._ledger.accepted(call, owner) is not None:
-            self._watches.add(Watch(watch.provider, owner, [call], started_at=claim.at))
+            self._watches.add(Watch(watch.provider, owner, [call], adopted=True, started_at=claim.at))
 
     async def _broken(self, watch: Watch, code: str) -> None:
         for call in list(watch.calls):

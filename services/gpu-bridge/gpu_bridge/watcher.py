@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from gpu_bridge import store
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 VISITS_MAX: Final = 32  # at once
 LEAVE_S: Final = 5.0
+# A call that is leased here for so long and is not watched was lost track of: a submission takes SUBMIT_S at most.
+FORGOTTEN_S: Final = 60.0
 ADOPTED_MAX: Final = 500
 log = logs.get()
 
@@ -48,6 +51,7 @@ class Watcher:
         self._vendors = vendors
         self._watches = Watches(pace)
         self._visitor = Visitor(ledger, marks, vendors, js, self._watches, room, functions)
+        self._counted_at: datetime | None = None  # when it was last looked for calls that nobody sees to
 
     @property
     def calls(self) -> int:
@@ -103,6 +107,7 @@ class Watcher:
         await self._ledger.stay_alive()
         async with self._ledger.engine.begin() as conn:
             orphans = await store.adopt(conn, self._ledger.me, clock.now(), ADOPTED_MAX)
+        orphans += await self._forgotten()
         for watch in self._adopted(orphans):
             log.info("watcher.adopted", calls=len(watch.calls), provider=watch.calls[0].provider)
             self._watches.add(watch)
@@ -111,6 +116,17 @@ class Watcher:
                 watched = self._watches.of(key)
                 if watched and not watched.stopped_at:
                     self.stop(key)
+
+    async def _forgotten(self) -> list[Call]:
+        """Calls that are leased here and that nobody sees to, such as those of a commit that seemed to fail."""
+        now, every = clock.now(), timedelta(seconds=FORGOTTEN_S)
+        if self._counted_at is not None and now < self._counted_at + every / 4:
+            return []
+        self._counted_at = now
+        async with self._ledger.engine.connect() as conn:
+            leased = await store.leased_before(conn, self._ledger.me, now - every)
+            unseen = [key for key in leased if self._watches.of(key) is None]
+            return await store.calls_of(conn, self._ledger.me, unseen) if unseen else []
 
     def _adopted(self, orphans: Iterable[Call]) -> list[Watch]:
         together: dict[tuple[str, str], Watch] = {}
