@@ -144,7 +144,7 @@ class Objects:
     async def read_url(
         self, key: str, lives: timedelta, *, public: bool = False, headers: dict[str, str] | None = None
     ) -> str:
-        """A link to read one object. `headers` are response headers to force, such as a file name."""
+        """A link to read one object; `public`: from outside. `headers` are response headers to force."""
         client = self._public if public else self._client
         return await self._run(
             lambda: client.presigned_get_object(
@@ -155,9 +155,10 @@ class Objects:
             )
         )
 
-    async def write_url(self, key: str, lives: timedelta) -> str:
-        """A link to write one object."""
-        return await self._run(lambda: self._client.presigned_put_object(self._bucket, key, expires=lives))
+    async def write_url(self, key: str, lives: timedelta, *, public: bool = False) -> str:
+        """A link to write one object; `public`: from outside."""
+        client = self._public if public else self._client
+        return await self._run(lambda: client.presigned_put_object(self._bucket, key, expires=lives))
 
     def close(self) -> None:
         """Let go of the threads; running calls end by their own time limits."""

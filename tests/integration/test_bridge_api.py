@@ -252,15 +252,19 @@ async def test_a_provider_that_is_not_set_up_cannot_be_tested(site: Site) -> Non
 
 
 @contextlib.asynccontextmanager
-async def scripted(site: Site, settings_of: SettingsOf, provider: Scripted) -> AsyncIterator[httpx.AsyncClient]:
+async def scripted(
+    site: Site, settings_of: SettingsOf, provider: Scripted, **changes: Any
+) -> AsyncIterator[httpx.AsyncClient]:
     """The routes alone, before a provider that does what the test says."""
-    known = settings(settings_of)
+    known = settings(settings_of).model_copy(update=changes)
+    objects = Objects(known)
 
     @contextlib.asynccontextmanager
     async def compose(app: FastAPI) -> AsyncIterator[None]:
         vendors = Vendors([provider], terms.read(), 1)
-        app.state.use_cases = api.UseCases(site.engine, vendors, MarkStore(site.objects), still_there_s=0.05)
+        app.state.use_cases = api.UseCases(site.engine, vendors, MarkStore(objects), still_there_s=0.05)
         yield
+        objects.close()
 
     headers = {"Authorization": f"Bearer {OPS}"}
     async with (
@@ -322,3 +326,25 @@ async def test_what_goes_wrong_is_told(site: Site, settings_of: SettingsOf, prob
         found = (await http.post("/v1/providers/modal/test")).json()
     assert (found["ok"], found["code"]) == (False, code)
     assert "a secret" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("outside", "address"),
+    [(True, "https://s3.example.com"), (False, "http://127.0.0.1:")],
+    ids=["from outside", "in a process of ours"],
+)
+async def test_links_lead_where_the_provider_can_reach_storage(
+    site: Site, settings_of: SettingsOf, outside: bool, address: str
+) -> None:
+    """So the own CPU goes on when the way from outside is broken."""
+    lost = Scripted("modal", shared=outside, claims=False, fails=[error("PROVIDER_TIMEOUT")], after=True)
+    public = {"s3_public_endpoint": "https://s3.example.com"}
+    async with scripted(site, settings_of, lost, **public) as http:
+        found = (await http.post("/v1/providers/modal/test")).json()
+    assert (found["code"], found["links_to"][: len(address)]) == ("PROVIDER_TIMEOUT", address)
+    [request] = lost.submitted
+    [item] = request.items
+    assert item.marks is not None
+    links = [one.url for one in item.inputs.values()] + [one.url for one in item.outputs.values()]
+    links += list(item.marks.model_dump().values())
+    assert [link[: len(address)] for link in links] == [address] * 7

@@ -192,7 +192,8 @@ async def _tested(provider: Provider, marks: MarkStore) -> Tested:
     """Whatever goes wrong is told: the answer has begun."""
     links_to = ""
     try:
-        link = urlsplit(await marks.objects.read_url("calls/smoke", timedelta(seconds=1)))
+        public = provider.capabilities.shared
+        link = urlsplit(await marks.objects.read_url("calls/smoke", timedelta(seconds=1), public=public))
         links_to = f"{link.scheme}://{link.netloc}"
         found = await smoke.test(provider, marks)
     except SafelightError as problem:

@@ -27,8 +27,10 @@ class MarkStore:
 
     objects: Objects
 
-    async def item(self, call: Call, function: Function, command: RunPhase, lives: timedelta) -> Item:
+    async def item(self, call: Call, function: Function, command: RunPhase, lives: timedelta, *, public: bool) -> Item:
         """The call as an item of an envelope: links to single objects, which live so long.
+
+        `public`: for a provider outside, who reaches storage by another address than we do.
 
         Raises:
             SafelightError: OBJECT_MISSING when the command lacks an input.
@@ -38,16 +40,18 @@ class MarkStore:
             if role not in command.inputs:
                 raise error("OBJECT_MISSING", f"the command names no object for the role {role}")
             ref = command.inputs[role]
-            inputs[role] = ReadUrl(url=await self.objects.read_url(ref.key, lives), sha256=ref.sha256, size=ref.size)
+            inputs[role] = ReadUrl(
+                url=await self.objects.read_url(ref.key, lives, public=public), sha256=ref.sha256, size=ref.size
+            )
         outputs = {
-            role: WriteUrl(url=await self.objects.write_url(key, lives), key=key)
+            role: WriteUrl(url=await self.objects.write_url(key, lives, public=public), key=key)
             for role, key in output_keys(call.prefix, function).items()
         }
         marks = Marks(
-            claim=await self.objects.write_url(f"{call.prefix}/{CLAIM}", lives),
-            claimed=await self.objects.read_url(f"{call.prefix}/{CLAIM}", lives),
-            progress=await self.objects.write_url(f"{call.prefix}/{PROGRESS}", lives),
-            result=await self.objects.write_url(f"{call.prefix}/{RESULT}", lives),
+            claim=await self.objects.write_url(f"{call.prefix}/{CLAIM}", lives, public=public),
+            claimed=await self.objects.read_url(f"{call.prefix}/{CLAIM}", lives, public=public),
+            progress=await self.objects.write_url(f"{call.prefix}/{PROGRESS}", lives, public=public),
+            result=await self.objects.write_url(f"{call.prefix}/{RESULT}", lives, public=public),
         )
         return Item(id=call.key, inputs=inputs, outputs=outputs, parameters=command.parameters, marks=marks)
 

@@ -31,7 +31,8 @@ async def submitted(
     Raises:
         SafelightError: see `Provider.submit`; PROVIDER_TIMEOUT when it did not answer in time; OBJECT_MISSING.
     """
-    asked = await request(function, calls, commands, marks)
+    outside = provider.capabilities.shared  # one that is not runs in a process of ours, and reaches storage as we do
+    asked = await request(function, calls, commands, marks, public=outside)
     try:
         async with asyncio.timeout(SUBMIT_S):
             return await provider.submit(asked)
@@ -40,13 +41,18 @@ async def submitted(
 
 
 async def request(
-    function: Function, calls: Sequence[Call], commands: Mapping[str, Follower], marks: MarkStore
+    function: Function,
+    calls: Sequence[Call],
+    commands: Mapping[str, Follower],
+    marks: MarkStore,
+    *,
+    public: bool = False,
 ) -> CallRequest:
     """The envelope of one submission. Its name is of this try: a provider that is asked twice sees two."""
     now = clock.now()
     deadline = must_end_by(function.clocks, len(calls), max(call.deadline for call in calls), now)
     lives = max(deadline - now, timedelta(seconds=1))
-    items = [await marks.item(call, function, commands[call.key].command, lives) for call in calls]
+    items = [await marks.item(call, function, commands[call.key].command, lives, public=public) for call in calls]
     first = calls[0]
     return CallRequest(
         call_id=f"{first.key[:16]}.{first.epoch}.{now.timestamp():.6f}",
