@@ -211,6 +211,26 @@ def test_what_a_lesser_engine_did_is_done_again_and_any_engine_may_do_it() -> No
     assert (world.told[-1], world.state.degraded, world.keys[-1]) == ("succeeded", False, "c.2")
 
 
+@pytest.mark.parametrize("trouble", ["is_deferred", "CALL_LOST", "CALL_START_DEADLINE", "NO_PROVIDER"])
+def test_without_a_gpu_it_ends_degraded_once_more_and_no_worse(trouble: str) -> None:
+    def meets_trouble() -> None:
+        while world.commands[-1].engine is None:
+            if trouble == "is_deferred":
+                world.is_deferred("a")
+            else:
+                world.fails("a", trouble)
+            if world.unit("a").retry_at is not None:
+                world.wakes()
+
+    world = World(pipeline(phase("a", fallback="cpu", unavailable="fallback"), phase("b", "a"))).begins()
+    meets_trouble()
+    world.succeeds("a").succeeds("b").is_retried(Retry.DEGRADED)
+    assert world.commands[-1].engine is None
+    meets_trouble()
+    world.succeeds("a").succeeds("b")
+    assert (world.state.status, world.state.degraded, world.buried) == (Status.SUCCEEDED, True, [])
+
+
 def test_every_branch_that_a_lesser_engine_did_is_done_again() -> None:
     world = World(pipeline(phase("a"), phase("b", "a"), phase("c", "a"), phase("d", "a"))).begins().succeeds("a")
     world.succeeds("b", image=True).succeeds("c").succeeds("d", image=True)  # World calls what makes an image degraded
