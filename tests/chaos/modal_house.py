@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
+from modal_proto import api_pb2
+
 from contracts.artifacts import ObjectRef
 from contracts.envelope import CallResponse
-from contracts.phases import RUN_STYLE, RunPhase
+from contracts.phases import RUN_STYLE, STOP_GPU, RunPhase, StopPhase
+from runtime.outbox import outgoing, publish
 from stack import ports
 from tests.chaos.house import PATIENCE_S, House, _Nursery, until
 from tests.integration.provider_conformance import INVERSE
@@ -128,6 +131,17 @@ class ModalHouse(House):
 
     # -- what was bought -----------------------------------------------------------------------
 
+    async def stopped(self, given: RunPhase) -> None:
+        """Nobody waits for it any more."""
+        about = given.model_dump(include={"job_id", "phase", "item", "attempt"})
+        message = outgoing(STOP_GPU, StopPhase(**about), message_id=f"{given.key}.stop", key=given.key, source="test")
+        await publish(self.nc.jetstream(), [message])
+
+    def terminated(self, call_id: str) -> bool:
+        """Whether a call on Modal was stopped."""
+        result = self.platform.calls[call_id].result
+        return result is not None and result.status == api_pb2.GenericResult.GENERIC_STATUS_TERMINATED
+
     async def bridges_alive(self) -> int:
         """How many keep their leases."""
         return int((await self.ask("SELECT count(*) AS n FROM gpu_bridge.bridges WHERE alive_until > now()"))[0]["n"])
@@ -143,7 +157,9 @@ class ModalHouse(House):
         return Bought(epochs, len(answers), paid, local[row["call"]])
 
     def _answer(self, call_id: str) -> dict[str, bool]:
-        """Of each item of a call on Modal that is over: whether its body did the work."""
+        """Of each item of a call on Modal: whether its body did the work. One that was stopped says nothing."""
+        if self.terminated(call_id):
+            return {}
         if call_id not in self._answers:
             answer = CallResponse.model_validate(self.platform.answer(call_id))
             assert answer.error is None

@@ -110,15 +110,17 @@ FLOWS: Final = (
 # The same bridge, with Modal: only it runs. See `modal_house`.
 # fmt: off
 MODAL_FLOWS: Final = (
-    #    service       input                     work                      scenario  boundaries
-    Flow("gpu-bridge", "a command for Modal",    "cmd.gpu.v1.run.style *", "calm",   "inbox commit ack"),
-    Flow("gpu-bridge", "a lease for Modal",      "lease *",                "calm",   "begin commit"),
-    Flow("gpu-bridge", "a submission to Modal",  "submission *",           "calm",   "spawn note commit"),
-    Flow("gpu-bridge", "a start on Modal",       "start *",                "calm",   "started"),
-    Flow("gpu-bridge", "an answer of Modal",     "answer *",               "calm",   "answer"),
-    Flow("gpu-bridge", "an outcome of Modal",    "outcome *",              "calm",   "record commit publish"),
-    Flow("gpu-bridge", "a spawn without answer", "claim *",                "lost",   "claim note commit"),
-    Flow("gpu-bridge", "a spawn without call",   "void *",                 "void",   "void commit"),
+    #    service       input                     work                      scenario   boundaries
+    Flow("gpu-bridge", "a command for Modal",    "cmd.gpu.v1.run.style *", "calm",    "inbox commit ack"),
+    Flow("gpu-bridge", "a lease for Modal",      "lease *",                "calm",    "begin commit"),
+    Flow("gpu-bridge", "a submission to Modal",  "submission *",           "calm",    "spawn note commit"),
+    Flow("gpu-bridge", "a start on Modal",       "start *",                "calm",    "started"),
+    Flow("gpu-bridge", "an answer of Modal",     "answer *",               "calm",    "answer"),
+    Flow("gpu-bridge", "an outcome of Modal",    "outcome *",              "calm",    "record commit publish"),
+    Flow("gpu-bridge", "a spawn without answer", "claim *",                "lost",    "claim note"),
+    Flow("gpu-bridge", "a spawn without call",   "void *",                 "void",    "void commit"),
+    Flow("gpu-bridge", "a stop on Modal",        "cmd.gpu.v1.stop *",      "stopped", "stop ack"),
+    Flow("gpu-bridge", "an end on Modal",        "end *",                  "stopped", "end"),
 )
 # fmt: on
 
@@ -223,5 +225,6 @@ POINTS: Final[tuple[Point, ...]] = tuple(point for flow in FLOWS for point in _p
 # Where a bridge that is only slow, and was taken for dead, would buy or tell what another has bought or told.
 FREEZES: Final = ("after begin", "before spawn", "after spawn", "after note", "after answer", "before record")
 MODAL_POINTS: Final[tuple[Point, ...]] = tuple(point for flow in MODAL_FLOWS for point in _points_of(flow))
+STOPPING_POINTS: Final = tuple(p for p in MODAL_POINTS if p.flow.scenario == "stopped")
 FREEZING_POINTS: Final = tuple(p for p in MODAL_POINTS if p.flow.scenario == "calm" and p.place in FREEZES)
 BY_NAME: Final[Mapping[str, Point]] = {str(point): point for point in (*POINTS, *MODAL_POINTS)}
