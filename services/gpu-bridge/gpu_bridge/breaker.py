@@ -5,12 +5,12 @@
     half-open  after that one call goes there as a probe: success closes, failure opens again
 
 What counts is the provider's doing (it did not answer, did not start, lost the call), never the
-work's: a picture that cannot be decoded says nothing about who was asked to.
+work's: a picture that cannot be decoded says nothing about who was asked to. And so that one
+picture which kills whoever works on it closes nothing to the others, a call counts once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -68,6 +68,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self._circuits: dict[tuple[str, str], Circuit] = {}
+        self._calls: dict[tuple[str, str], set[str]] = {}  # that failed in a row, while the circuit was closed
 
     def of(self, provider: str, function: str) -> Circuit:
         """The circuit, closed unless something was heard."""
@@ -80,16 +81,15 @@ class Breaker:
     def succeeded(self, provider: str, function: str) -> None:
         """A call was done there, well or badly: the provider did its part."""
         self._circuits.pop((provider, function), None)
+        self._calls.pop((provider, function), None)
 
-    def failed(self, provider: str, function: str, now: datetime) -> None:
-        """A call failed by the provider's doing."""
-        self._circuits[provider, function] = self.of(provider, function).failed(now)
-
-    def open(self, now: datetime) -> Mapping[tuple[str, str], datetime]:
-        """Circuits that let nothing through, and until when."""
-        found = {}
-        for place, circuit in self._circuits.items():
-            until = circuit.blocked_until(now)
-            if until is not None:
-                found[place] = until
-        return found
+    def failed(self, provider: str, function: str, call: str, now: datetime) -> None:
+        """This call failed by the provider's doing."""
+        place = (provider, function)
+        circuit, calls = self.of(*place), self._calls.setdefault(place, set())
+        if circuit.until is None and call in calls:
+            return
+        self._circuits[place] = failed = circuit.failed(now)
+        calls.add(call)
+        if failed.until is not None:
+            calls.clear()

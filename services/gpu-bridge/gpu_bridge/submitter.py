@@ -151,7 +151,7 @@ class Submitter:
         elif problem.code == "PROVIDER_RATE_LIMITED":
             self.vendors.cool(provider.name)
         else:
-            self.vendors.breaker.failed(provider.name, calls[0].function, clock.now())
+            self.vendors.failed(calls[0])
         for call in calls:
             await self.ledger.give_back(call, Run(code=problem.code), refused=rejected)
         self.arrived.set()

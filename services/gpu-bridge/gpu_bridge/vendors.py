@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.errors import SafelightError, error
 from gpu_bridge.breaker import Breaker
+from gpu_bridge.call import Call
 from gpu_bridge.catalog import FUNCTIONS, Function
 from gpu_bridge.providers.port import Available, Provider, Unavailable
 from gpu_bridge.tables import PROVIDERS
@@ -143,6 +144,12 @@ class Vendors:
             device = vendor.provider.capabilities.device
             found[name] = Opening(name, device, self.state(name, function, now), room, vendor.limits)
         return found
+
+    def failed(self, call: Call) -> None:
+        """A call failed by its provider's doing. One that runs here is as well as we are: the work was the reason."""
+        provider = self.named(call.provider)
+        if provider is not None and provider.capabilities.shared:
+            self.breaker.failed(call.provider, call.function, call.key, clock.now())
 
     def sent(self, name: str, function: str, calls: int, now: datetime) -> None:
         """So many calls go there now, as one submission."""

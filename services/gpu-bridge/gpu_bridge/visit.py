@@ -177,7 +177,7 @@ class Visitor:
         provider = watch.provider
         run = Run(code=code)
         if code in PROVIDERS_DOING:
-            self._vendors.breaker.failed(call.provider, call.function, clock.now())
+            self._vendors.failed(call)
         if call.state is State.STOPPING:
             await self._ledger.let_go(call, run)
         elif watch.adopted and provider is not None and not provider.capabilities.shared:
@@ -256,7 +256,7 @@ class Visitor:
         if code == "CALL_START_DEADLINE":
             await self._never_started(watch)
         elif code is not None:
-            self._vendors.breaker.failed(watch.calls[0].provider, function.name, now)
+            self._vendors.failed(watch.calls[0])
             for call in list(watch.calls):
                 if call.state is not State.STOPPING and not await self._ledger.stop(call, code):
                     self._watches.drop(watch, call)
@@ -305,7 +305,7 @@ class Visitor:
 
     async def _never_started(self, watch: Watch) -> None:
         """A void claim keeps it from starting late; then another provider may have it."""
-        self._vendors.breaker.failed(watch.calls[0].provider, watch.calls[0].function, clock.now())
+        self._vendors.failed(watch.calls[0])
         for call in list(watch.calls):
             claim = await self._marks.void(call)
             if claim is not None:  # it has started after all

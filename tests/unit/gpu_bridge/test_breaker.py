@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -92,12 +91,29 @@ def test_it_is_open_only_after_failures_in_a_row(steps: list[tuple[str, float]])
 def test_circuits_are_of_a_provider_and_a_function() -> None:
     breaker = Breaker()
     places: list[tuple[str, str]] = [("modal", "style"), ("modal", "retouch"), ("local", "style")]
-    for _ in range(FAILURES):
-        breaker.failed(*places[0], T)
-    assert dict(breaker.open(T)) == {places[0]: s(PAUSE_S)}
-    assert [breaker.of(*place).blocked_until(T) is None for place in places] == [False, True, True]
+    for number in range(FAILURES):
+        breaker.failed(*places[0], f"call {number}", T)
+    assert [breaker.of(*place).blocked_until(T) for place in places] == [s(PAUSE_S), None, None]
     breaker.sent(*places[0], s(20))
-    assert dict(breaker.open(s(21))) == {places[0]: s(20 + PROBE_S)}
+    assert breaker.of(*places[0]).blocked_until(s(21)) == s(20 + PROBE_S)
     breaker.succeeded(*places[0])
-    state: Any = breaker.of(*places[0])
-    assert (state, dict(breaker.open(s(21)))) == (Circuit(), {})
+    assert breaker.of(*places[0]) == Circuit()
+
+
+def test_one_call_that_kills_whoever_works_on_it_closes_nothing_to_the_others() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURES * 3):
+        breaker.failed("modal", "style", "poison", T)
+    assert breaker.of("modal", "style").blocked_until(T) is None
+    for number in range(FAILURES - 1):
+        breaker.failed("modal", "style", f"call {number}", T)
+    assert breaker.of("modal", "style").blocked_until(T) == s(PAUSE_S)
+
+
+def test_a_probe_that_fails_counts_whoever_it_was() -> None:
+    breaker = Breaker()
+    for number in range(FAILURES):
+        breaker.failed("modal", "style", f"call {number}", T)
+    breaker.sent("modal", "style", s(20))
+    breaker.failed("modal", "style", "call 0", s(30))
+    assert breaker.of("modal", "style").blocked_until(s(31)) == s(30 + 2 * PAUSE_S)
