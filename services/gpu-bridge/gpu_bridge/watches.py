@@ -52,6 +52,7 @@ class Watch:
     fraction: float | None = None
     looked_at: datetime | None = None  # at its marks
     stopped_at: datetime | None = None  # when its provider was asked to stop it
+    turn: int = 0  # its newest place in the schedule; older ones count no more
     wanted: asyncio.Event = field(default_factory=asyncio.Event)  # somebody has news of it: visit it now
 
     @property
@@ -66,7 +67,7 @@ class Watches:
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
         self._heap: list[tuple[float, int, Watch]] = []
-        self._order = count()
+        self._order = count(1)
         self._of: dict[str, Watch] = {}  # by call
         self._visiting: set[Watch] = set()
         self._changed = asyncio.Event()
@@ -115,7 +116,7 @@ class Watches:
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
-            while self._heap and (self._heap[0][2] in self._visiting or not self._heap[0][2].calls):
+            while self._heap and (self._heap[0][1] != self._heap[0][2].turn or not self._heap[0][2].calls):
                 heapq.heappop(self._heap)
             wait_s = self._heap[0][0] - loop.time() if self._heap else None
             if wait_s is not None and wait_s <= 0:
@@ -127,7 +128,8 @@ class Watches:
                     await self._changed.wait()
 
     def _again(self, watch: Watch, in_s: float) -> None:
-        heapq.heappush(self._heap, (asyncio.get_running_loop().time() + in_s, next(self._order), watch))
+        watch.turn = next(self._order)
+        heapq.heappush(self._heap, (asyncio.get_running_loop().time() + in_s, watch.turn, watch))
         self._changed.set()
 
     def _pause_s(self, watch: Watch) -> float:
