@@ -162,7 +162,7 @@ async def _cancel_unwanted(conn: AsyncConnection, key: str, now: datetime) -> bo
     if (await conn.execute(_waiting(key))).first():
         return False
     unbought = update(CALLS).where(CALLS.c.key == key, CALLS.c.state == State.QUEUED)
-    await conn.execute(unbought.values(state=_after(Move.CANCEL), ended_at=now, **_CLEAR))
+    await conn.execute(unbought.values(state=_after(Move.CANCEL), code=None, ended_at=now, **_CLEAR))
     return True
 
 
