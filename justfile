@@ -50,6 +50,10 @@ check:
     uv run mypy contracts runtime services deploy tests start.py
     uv run lint-imports
 
+# kill a service before and after every boundary, and compare with a calm run
+crashes *arguments:
+    SAFELIGHT_CRASHES=all uv run pytest tests/chaos/test_boundaries.py {{ arguments }}
+
 # kill processes at random while jobs run, then count: `just chaos --jobs 500 --seconds 190 --seed 7`
 [no-exit-message]
 chaos *arguments:

@@ -222,6 +222,16 @@ def _points_of(flow: Flow) -> list[Point]:
 
 
 POINTS: Final[tuple[Point, ...]] = tuple(point for flow in FLOWS for point in _points_of(flow))
+
+
+def one_side_of_each(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Half of them: each boundary is crashed at on one side, in turn before it and after it."""
+    sides: dict[tuple[str, str, str], list[Point]] = {}
+    for point in points:
+        sides.setdefault((point.flow.service, point.flow.input, point.boundary), []).append(point)
+    return tuple(both[number % len(both)] for number, both in enumerate(sides.values()))
+
+
 # Where a bridge that is only slow, and was taken for dead, would buy or tell what another has bought or told.
 FREEZES: Final = ("after begin", "before spawn", "after spawn", "after note", "after answer", "before record")
 MODAL_POINTS: Final[tuple[Point, ...]] = tuple(point for flow in MODAL_FLOWS for point in _points_of(flow))
