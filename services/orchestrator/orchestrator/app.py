@@ -27,7 +27,6 @@ from runtime.outbox import Outbox
 from runtime.settle import consume_batches
 
 TICK_S = 0.8  # under the second within which a timer must fire
-READERS = 2  # one batch is decided while the other waits for the database
 BATCH_MAX = 200  # inputs in a transaction: beyond that it gets no cheaper, only longer
 log = logs.get()
 
@@ -70,9 +69,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     declared += in_folder(settings.pipelines_dir) if settings.pipelines_dir else []
     url = settings.postgres_url.get_secret_value()
     engine = postgres.create_engine(url, service=SOURCE, connections_max=10)
-    hot = postgres.create_engine(
-        url, service=f"{SOURCE}-hot", connections_max=4, connections_kept=READERS, pre_ping=False
-    )
+    hot = postgres.create_engine(url, service=f"{SOURCE}-hot", connections_max=4, connections_kept=2, pre_ping=False)
     try:
         async with service.nats_broker(app, settings, SOURCE) as (_, nc):
             async with engine.begin() as conn:
@@ -87,10 +84,8 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             replays = Replays(engine, js, shell, operations, settings.gpu_usd_per_s)
             app.state.use_cases = UseCases(engine, shell, operations, replays, Upgrades(engine, shell))
             async with service.background(
-                *(
-                    consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs, batch_max=BATCH_MAX)
-                    for _ in range(READERS)
-                ),
+                # One reader: the stream's order is a job's order, also when it is read again after a restore.
+                consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs, batch_max=BATCH_MAX),
                 consume_batches(nc, topology.consumer("orchestrator-dead"), handlers.dead_letters),
                 consume_batches(nc, topology.consumer("orchestrator-lost"), handlers.lost),
                 _repeat("wake", partial(_wake, shell), _tick),
