@@ -270,13 +270,13 @@ async def measure(home: Home, folder: Path) -> None:
                 )
                 took = await bench.through([bench.command() for _ in range(MANY)])
                 print(f"{MANY} calls through the bridge    {MANY / took:6.1f} calls/s", flush=True)
-                _told("a spawn with nothing else in flight", await _spawns(bench))
             await provider.close()
             before = modal.counters.created["run"]
             with _bridge(bench, folder, in_flight=100, batch=4, wait=0.25):
                 took = await bench.through([bench.command() for _ in range(MANY)])
-            each = MANY / (modal.counters.created["run"] - before)
-            _rate("calls in batches of up to 4", took, f"   {each:.2f} calls in each")
+                each = MANY / (modal.counters.created["run"] - before)
+                _rate("calls in batches of up to 4", took, f"   {each:.2f} calls in each")
+                _told("a spawn with nothing else in flight", await _spawns(bench))
             modal.faults.cold_s = COLD_S
             with _bridge(bench, folder, in_flight=100, batch=1, wait=0):
                 for warned in (False, True):
@@ -291,7 +291,7 @@ async def measure(home: Home, folder: Path) -> None:
             modal.faults.cold_s = 0.0
             modal.faults.held = True
             modal.retire()
-            with _bridge(bench, folder, in_flight=WATCHED + PROBES, batch=1, wait=0) as process:
+            with _bridge(bench, folder, in_flight=WATCHED + PROBES, batch=4, wait=0.25) as process:
                 empty = process.memory_info().rss / MIB
                 start = time.perf_counter()
                 await bench.send([bench.command() for _ in range(WATCHED)])
