@@ -72,7 +72,7 @@ image = (
     .uv_pip_install(*BARE_PACKAGES, extra_options="--no-deps")
     .env({"SAFELIGHT_MODAL_GPUS": ",".join(GPUS), "VIPS_BLOCK_UNTRUSTED": "1"})
     .add_local_python_source("contracts", "gpu_functions")
-    .add_local_file(__file__, "/root/deploy/modal/app.py")
+    .add_local_file(__file__, "/root/deploy/modal/app.py")  # in the image: where Modal looks for sources
 )
 weights = modal.Volume.from_name("safelight-weights", create_if_missing=True)
 weights_to_read = weights.with_mount_options(read_only=True)

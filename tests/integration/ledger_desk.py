@@ -74,8 +74,8 @@ class Scripted:
     fails: list[Exception] = field(default_factory=list)
     after: bool = False
     cancel_fails: Exception | None = None
-    cancel_hangs: bool = False
     hangs: bool = False
+    health_hangs: bool = False
     submitted: list[CallRequest] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)  # items whose work was done: what is paid for
     cancelled: list[str] = field(default_factory=list)
@@ -96,6 +96,8 @@ class Scripted:
         )
 
     async def health(self) -> Available | Unavailable:
+        if self.health_hangs:
+            await asyncio.Event().wait()
         return self.able
 
     async def submit(self, request: CallRequest) -> str:
@@ -143,8 +145,6 @@ class Scripted:
 
     async def cancel(self, handle: str) -> None:
         self.cancelled.append(handle)
-        if self.cancel_hangs:
-            await asyncio.Event().wait()
         if self.cancel_fails:
             raise self.cancel_fails
         self._said.setdefault(handle, Broken("CALL_KILLED"))
@@ -225,7 +225,7 @@ def with_item(asked: CallRequest, **changes: Any) -> CallResponse:
 
 @dataclass
 class Bridge:
-    """What one process of the bridge is made of, but for the broker's side. `die` is kill -9: nothing is let go."""
+    """What one process of the bridge is made of, but for the broker's side."""
 
     ledger: Ledger
     vendors: Vendors
@@ -235,7 +235,13 @@ class Bridge:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
-        for work in (self.submitter.run_forever(), self.watcher.run_forever(), self.watcher.keep_forever()):
+        works = (
+            self.vendors.feel_forever(),
+            self.submitter.run_forever(),
+            self.watcher.run_forever(),
+            self.watcher.keep_forever(),
+        )
+        for work in works:
             self.tasks.append(asyncio.create_task(work))
 
     async def stop(self) -> None:
@@ -289,6 +295,8 @@ class Desk:
         """A process of the bridge that is at work."""
         bridge = self.made(*providers, **how)
         await bridge.ledger.stay_alive()
+        if not any(isinstance(one, Scripted) and one.health_hangs for one in providers):
+            await bridge.vendors.feel()
         bridge.start()
         return bridge
 

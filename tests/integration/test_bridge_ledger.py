@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -20,14 +21,16 @@ from contracts.phases import PhaseDeferred, RunPhase
 from contracts.uploads import UploadReceived
 from gpu_bridge import store, watcher
 from gpu_bridge.call import Call, State
-from gpu_bridge.providers.port import Broken, Pending, Unavailable
+from gpu_bridge.providers.port import Available, Broken, Pending, Unavailable
 from gpu_bridge.settings import Settings
 from gpu_bridge.submission import request
 from gpu_bridge.terms import Limits
+from gpu_bridge.vendors import Mode, set_mode
 from runtime import postgres
 from runtime.objects import Objects
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.ledger_desk import (
+    QUICK,
     ROOMY,
     Bridge,
     Desk,
@@ -298,6 +301,33 @@ async def test_refused_credentials_pause_the_provider_and_fail_no_job(desk: Desk
     assert near.submitted == []
 
 
+async def test_credentials_that_are_refused_before_anything_is_bought_pause_the_provider_too(desk: Desk) -> None:
+    near = Scripted("near", able=Unavailable("PROVIDER_UNAUTHORIZED", LATER))
+    far = Scripted("far", answer=succeeded)
+    bridge = await desk.runs(near, far)
+    await outcome(desk.nc, await desk.written(bridge))
+    async with desk.engine.connect() as conn:
+        [row] = await conn.execute(text("SELECT * FROM gpu_bridge.providers"))
+    assert (row.name, row.mode, row.by) == ("near", "paused", "safelight")
+    near.able, near.answer = Available(), succeeded
+    await bridge.vendors.feel()
+    await outcome(desk.nc, await desk.written(bridge))
+    assert (len(near.bodies), len(far.bodies)) == (0, 2), "an operator has to say so"
+    async with desk.engine.begin() as conn:
+        await set_mode(conn, "near", Mode("working", "new keys", "operator:ops", datetime.now(UTC)))
+    await outcome(desk.nc, await desk.written(bridge))
+    assert (len(near.bodies), len(far.bodies)) == (1, 2)
+
+
+async def test_a_provider_whose_health_cannot_be_asked_holds_nobody_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_bridge.vendors.HEALTH_S", 3600.0)
+    silent, far = Scripted("near", health_hangs=True), Scripted("far", answer=succeeded)
+    bridge = await desk.runs(silent, far)
+    await outcome(desk.nc, await desk.written(bridge, providers=["far"]))
+
+
 async def test_a_provider_that_is_asked_too_much_is_left_alone_for_a_while(desk: Desk) -> None:
     near = Scripted("near", fails=[error("PROVIDER_RATE_LIMITED")])
     far = Scripted("far", answer=succeeded)
@@ -410,11 +440,26 @@ async def test_a_call_that_never_starts_is_voided_and_a_late_start_does_no_work(
     assert near.cancelled
 
 
-async def test_a_call_that_starts_just_in_time_is_not_voided(desk: Desk) -> None:
-    near = Scripted(answer=succeeded)
-    bridge = await desk.runs(near, start_s=0.01)
+@pytest.mark.parametrize("owner", ["its own submission", "another of the same epoch"])
+async def test_a_call_that_starts_just_before_it_would_be_voided_goes_on(desk: Desk, owner: str) -> None:
+    near = Scripted(claims=False)
+    pace = replace(QUICK, marks_s=60)  # its claim is looked for once, and not found yet
+    bridge = await desk.runs(near, start_s=2, pace=pace)
     given = await desk.written(bridge)
+    asked = await submitted(near)
+    row = await desk.stands(given, State.RUNNING)
+    await until(lambda: near.polls > 2)
+    handle = row.handle if owner == "its own submission" else "the-other"
+    await near.begin(handle, asked)
+
+    await until(lambda: datetime.now(UTC) > row.queued_at + timedelta(seconds=2))
+    near.say(handle, succeeded(asked))
     assert (await outcome(desk.nc, given)).subject == "evt.phase.v1.succeeded"
+    assert ([epoch.epoch for epoch in await desk.epochs(given)], near.cancelled) == (
+        [1],
+        [] if handle == row.handle else [row.handle],
+    )
+    assert (await desk.call(given)).handle == handle
 
 
 @pytest.mark.parametrize(
@@ -724,16 +769,20 @@ async def waits_for_a_lock(desk: Desk) -> bool:
         return (await conn.execute(text(waiting))).first() is not None
 
 
-async def test_a_success_that_was_faster_than_the_stop_is_kept_for_who_asks_next(desk: Desk) -> None:
+async def test_a_success_that_comes_before_its_stop_is_heard_is_kept_for_who_asks_next(desk: Desk) -> None:
     near = Scripted()
-    bridge = await desk.runs(near)
+    bridge = await desk.runs(near, pace=replace(QUICK, keep_s=5))  # stops that others took are heard of later
     given = await desk.written(bridge)
     asked = await submitted(near)
     row = await desk.stands(given, State.RUNNING)
+    assert await stops(desk, given) == row.key
+    await desk.objects.put(asked.items[0].outputs["image"].key, b"x", "image/png")
     near.say(row.handle, succeeded(asked))
-    await stops(desk, given)
-    assert (await desk.over(given)).state in ("succeeded", "cancelled")
-    assert len(await ends(desk, given)) <= 1
+    assert (await desk.over(given)).state == "succeeded"
+    again = given.model_copy(update={"job_id": uuid4()})
+    await desk.follows(bridge, again)
+    assert (await outcome(desk.nc, again)).subject == "evt.phase.v1.succeeded"
+    assert (await ends(desk, given), near.cancelled, len(near.bodies)) == ([], [], 1)
 
 
 # -- the table ------------------------------------------------------------------------------------

@@ -67,11 +67,12 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             handlers = Handlers(ledger, marks, vendors, arrived, watcher.stop)
             app.state.checks += [partial(postgres.check, engine), objects.check]
             app.state.use_cases = api.UseCases(engine, vendors, marks)
-            await ledger.stay_alive()  # before anything is leased
+            await asyncio.gather(ledger.stay_alive(), vendors.feel())  # before anything is leased or given
             async with service.background(
                 consume_batches(nc, topology.consumer("gpu-bridge-calls"), handlers.commands),
                 consume_batches(nc, topology.consumer("gpu-bridge-stops"), handlers.stops),
                 consume_batches(nc, topology.consumer("gpu-bridge-uploads"), handlers.uploads),
+                vendors.feel_forever(),
                 submitter.run_forever(),
                 watcher.run_forever(),
                 watcher.keep_forever(),

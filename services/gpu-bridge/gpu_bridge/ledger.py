@@ -22,7 +22,7 @@ from gpu_bridge import store, traces
 from gpu_bridge.call import Call, Kept, Move, Outcome, State, deferred, failed, succeeded
 from gpu_bridge.store import Follower, Run
 from gpu_bridge.turns import Ending
-from gpu_bridge.vendors import Mode, set_mode
+from gpu_bridge.vendors import paused, set_mode
 from runtime import clock, logs, telemetry
 from runtime.outbox import Outbox, Outgoing, outgoing
 
@@ -155,7 +155,7 @@ class Ledger:
         """The provider does not accept our credentials: nobody is to ask it before an operator says so."""
         log.error("provider.paused", provider=name, why=why)
         async with self.engine.begin() as conn:
-            await set_mode(conn, name, Mode("paused", why, "safelight", clock.now()))
+            await set_mode(conn, name, paused(why))
 
     async def stay_alive(self) -> None:
         """Keep every lease of this process."""
@@ -165,6 +165,7 @@ class Ledger:
             await store.stay_alive(conn, self.me, alive_until, long_ago)
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """After the commit; what the broker does not confirm is left to the sweep."""
         try:
             await self.outbox.flush(messages)
         except SafelightError as problem:

@@ -329,12 +329,8 @@ async def cancel_if_mine(conn: AsyncConnection, call: Call, run: Run, now: datet
 
 
 async def _end(conn: AsyncConnection, call: Call, move: Move, values: dict[str, Any], run: Run, now: datetime) -> bool:
-    keep: dict[str, Any] = {
-        "refused_by": [],
-        "leased_by": None,
-        "ended_at": now,
-    }  # who had it, and under which name, stays readable
-    ending = update(CALLS).where(_mine(call), _allows(move)).values(state=_after(move), **keep, **values)
+    over: dict[str, Any] = {"refused_by": [], "leased_by": None, "ended_at": now}  # who had it stays readable
+    ending = update(CALLS).where(_mine(call), _allows(move)).values(state=_after(move), **over, **values)
     if not (await conn.execute(ending)).rowcount:
         return False
     await _close(conn, call, run, now)

@@ -74,7 +74,6 @@ class Submitter:
         begun: list[tuple[str, Function, list[Call], dict[str, Follower]]] = []
         messages: list[list[Outgoing]] = []
         next_at: datetime | None = None
-        await self.vendors.feel()
         async with self.ledger.engine.begin() as conn:
             await store.take_turn(conn)
             await self.vendors.look(conn)

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.errors import SafelightError, error
+from contracts.errors import ERRORS, SafelightError, error
 from gpu_bridge.breaker import Breaker
 from gpu_bridge.call import Call
 from gpu_bridge.catalog import FUNCTIONS, Function
@@ -26,7 +26,7 @@ HEALTH_EVERY_S: Final = 5.0
 HEALTH_S: Final = 5.0
 ASK_AGAIN_S: Final = 15.0  # after a provider that could not be asked
 PAUSED_S: Final = 60.0  # who is deferred because an operator paused the provider asks again after this
-COOL_S: Final = 10.0  # after a provider that said "too many" and not until when
+COOL_S: Final = 10.0  # after a provider that said "too many"
 SAFELIGHT: Final = "safelight"
 WORKING: Final = "working"
 log = logs.get()
@@ -67,11 +67,6 @@ class Vendors:
                 limits = limits.model_copy(update={"in_flight": own_workers})
             self._vendors[provider.name] = _Vendor(provider, limits, Available(), tokens=limits.per_s)
 
-    @property
-    def providers(self) -> list[Provider]:
-        """All that are here."""
-        return [vendor.provider for vendor in self._vendors.values()]
-
     def named(self, name: str) -> Provider | None:
         """The provider of this name, if it is here."""
         vendor = self._vendors.get(name)
@@ -84,21 +79,27 @@ class Vendors:
     # -- what is heard ------------------------------------------------------------------------
 
     async def look(self, conn: AsyncConnection) -> None:
-        """Read what operators say; ask each provider how it is, all at once and bounded, if that was long ago."""
+        """Read what operators say. One that has refused our credentials since is paused, and the rows say so."""
         rows = await conn.execute(select(PROVIDERS))
         self.modes = {row.name: Mode(row.mode, row.why, row.by, row.at) for row in rows}
-        await self.feel()
+        for name, vendor in self._vendors.items():
+            if isinstance(vendor.state, Unavailable) and vendor.state.code == "PROVIDER_UNAUTHORIZED":
+                said = self.modes.get(name)
+                if said is None or (said.mode == WORKING and vendor.asked_at is not None and vendor.asked_at > said.at):
+                    mode = paused(ERRORS["PROVIDER_UNAUTHORIZED"].title)
+                    log.error("provider.paused", provider=name, why=mode.why)
+                    await set_mode(conn, name, mode)
+                    self.modes = {**self.modes, name: mode}
+
+    async def feel_forever(self) -> None:
+        """Ask each provider how it is, again and again, so that nobody has to wait for one that is silent."""
+        while True:
+            await self.feel()
+            await asyncio.sleep(HEALTH_EVERY_S)
 
     async def feel(self) -> None:
-        """Ask each provider how it is, all at once and bounded, if that was long ago."""
-        now = clock.now()
-        stale = [
-            vendor
-            for vendor in self._vendors.values()
-            if vendor.asked_at is None or now - vendor.asked_at >= timedelta(seconds=HEALTH_EVERY_S)
-        ]
-        if stale:
-            await asyncio.gather(*(self._feel(vendor) for vendor in stale))
+        """Ask each provider how it is, once, all at once and bounded."""
+        await asyncio.gather(*(self._feel(vendor) for vendor in self._vendors.values()))
 
     async def _feel(self, vendor: _Vendor) -> None:
         name = vendor.provider.name
@@ -111,9 +112,9 @@ class Vendors:
             log.warning("provider.ill", provider=name, code=code, error=type(problem).__name__)
         vendor.asked_at = clock.now()
 
-    def cool(self, name: str, until: datetime | None = None) -> None:
+    def cool(self, name: str) -> None:
         """It said that it was asked too much."""
-        self._vendors[name].cool_until = until or clock.now() + timedelta(seconds=COOL_S)
+        self._vendors[name].cool_until = clock.now() + timedelta(seconds=COOL_S)
 
     # -- what is asked ------------------------------------------------------------------------
 
@@ -167,6 +168,11 @@ class Vendors:
 
 
 # -- an operator's word ---------------------------------------------------------------------------
+
+
+def paused(why: str) -> Mode:
+    """What the bridge itself says of a provider that does not accept our credentials."""
+    return Mode("paused", why, SAFELIGHT, clock.now())
 
 
 async def set_mode(conn: AsyncConnection, name: str, mode: Mode) -> None:

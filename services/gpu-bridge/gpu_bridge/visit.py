@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from contracts.envelope import VOID, CallResponse, ItemResult, Result, SpanRecord, Usage
+from contracts.envelope import VOID, CallResponse, Claim, ItemResult, Result, SpanRecord, Usage
 from contracts.errors import SafelightError
 from contracts.phases import PHASE_PROGRESSED, PhaseProgressed
 from gpu_bridge import store
@@ -156,13 +156,19 @@ class Visitor:
         claim = await self._marks.claim(call)
         if claim is None or claim.owner != owner or owner == watch.handle:
             await self._without_answer(watch, call, "CALL_LOST")
-            return
+        else:
+            await self._follow(watch, call, claim)
+
+    async def _follow(self, watch: Watch, call: Call, claim: Claim) -> None:
+        """Watch the submission that has claimed the epoch, whose handle we were never given; a void one is no more."""
         self._watches.drop(watch, call)
         if claim.owner == VOID:
             await self._ledger.give_back(call, Run(code="CALL_START_DEADLINE"), refused=True)
             self._room.set()
-        elif await self._ledger.accepted(call, owner) is not None:
-            self._watches.add(Watch(watch.provider, owner, [call], adopted=True, started_at=claim.at))
+        elif await self._ledger.accepted(call, claim.owner) is not None:
+            await self._ledger.started(call, claim.at)
+            found = Watch(watch.provider, claim.owner, [call], adopted=True, started_at=claim.at, heard_at=claim.at)
+            self._watches.add(found)
 
     async def _broken(self, watch: Watch, code: str) -> None:
         for call in list(watch.calls):
@@ -241,6 +247,8 @@ class Visitor:
         elif watch.looked_at is None or now - watch.looked_at >= timedelta(seconds=self._watches.marks_every_s()):
             watch.looked_at = now
             await self._look_at_marks(watch)
+            if not watch.calls:
+                return
         if watch.stopped_at is not None:
             if now >= watch.stopped_at + timedelta(seconds=self._watches.pace.stop_grace_s):
                 for call in list(watch.calls):  # it stops itself at its deadline; the claim is of this epoch only
@@ -265,12 +273,16 @@ class Visitor:
     async def _look_at_marks(self, watch: Watch) -> None:
         """What the function says of itself: that it has begun, and how far it is."""
         if watch.started_at is None:
-            for call in watch.calls:
+            for call in list(watch.calls):
                 claim = await self._marks.claim(call)
-                if claim is not None and claim.owner == watch.handle:
-                    watch.started_at = watch.heard_at = claim.at
-                    await self._ledger.started(call, claim.at)
-                    break
+                if claim is None:
+                    continue
+                if claim.owner != watch.handle:
+                    await self._follow(watch, call, claim)
+                    continue
+                watch.started_at = watch.heard_at = claim.at
+                await self._ledger.started(call, claim.at)
+                break
             return
         told = [progress for call in watch.calls if (progress := await self._marks.progress(call))]
         if told:
@@ -309,7 +321,10 @@ class Visitor:
         for call in list(watch.calls):
             claim = await self._marks.void(call)
             if claim is not None:  # it has started after all
-                watch.started_at = watch.heard_at = claim.at
+                if claim.owner != watch.handle:
+                    await self._follow(watch, call, claim)
+                else:
+                    watch.started_at = watch.heard_at = claim.at
                 continue
             run = Run(code="CALL_START_DEADLINE")
             if call.state is State.STOPPING:
@@ -328,12 +343,7 @@ class Visitor:
             claim = await self._marks.claim(call)
             if claim is None:
                 continue
-            self._watches.drop(watch, call)
-            if claim.owner == VOID:
-                await self._ledger.give_back(call, Run(code="CALL_START_DEADLINE"), refused=True)
-                self._room.set()
-            elif await self._ledger.accepted(call, claim.owner) is not None:
-                self._watches.add(Watch(watch.provider, claim.owner, [call], watch.adopted, started_at=claim.at))
+            await self._follow(watch, call, claim)
         if not watch.calls:
             return
         if watch.is_stopping:
