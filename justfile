@@ -41,14 +41,14 @@ safelight *arguments:
 
 # lint, types, import rules, then every test
 test *arguments: check
-    uv run pytest {{ arguments }}
+    uv run --group engines pytest {{ arguments }}
 
 # lint, types and import rules
 check:
-    uv run ruff check
-    uv run ruff format --check
-    uv run mypy contracts runtime services deploy tests start.py
-    uv run lint-imports
+    uv run --group engines ruff check
+    uv run --group engines ruff format --check
+    uv run --group engines mypy contracts runtime services deploy tests start.py
+    uv run --group engines lint-imports
 
 # kill a service before and after every boundary, and compare with a calm run
 crashes *arguments:

@@ -50,10 +50,17 @@ class Marks(_Part):
     result: str
 
 
-class Item(_Part):
-    """One unit of work: a photo, a page. `inputs` and `outputs` are by role (`image`, `lut`).
+class Checkpoint(_Part):
+    """Presigned GET and PUT of one object that outlives an epoch: long work goes on from it after a preemption."""
 
-    Without `marks` nobody keeps account of it (a smoke test).
+    read: str
+    write: str
+
+
+class Item(_Part):
+    """One unit of work: a photo, a page. `inputs` and `outputs` are by role (`image`, `style`).
+
+    Without `marks` nobody keeps account of it (a smoke test); long work has a `checkpoint`.
     """
 
     id: str
@@ -61,6 +68,7 @@ class Item(_Part):
     outputs: dict[str, WriteUrl]
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     marks: Marks | None = None
+    checkpoint: Checkpoint | None = None
 
 
 class CallRequest(_Part):
@@ -85,13 +93,6 @@ class Claim(_Part):
 VOID: Final = "void"
 
 
-class Progress(_Part):
-    """How far an item is (0..1), told by the loop that does the work: one that hangs falls silent."""
-
-    fraction: float = Field(ge=0, le=1)
-    at: datetime
-
-
 class StoredOutput(_Part):
     """What was written to one WriteUrl. Width and height are pixels of images."""
 
@@ -101,6 +102,18 @@ class StoredOutput(_Part):
     media_type: str
     width: int | None = None
     height: int | None = None
+
+
+class Progress(_Part):
+    """How far an item is (0..1), told by the loop that does the work: one that hangs falls silent.
+
+    `facts` are numbers to follow it by (a loss, seconds to go), `outputs` what it has shown before its end.
+    """
+
+    fraction: float = Field(ge=0, le=1)
+    at: datetime
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+    outputs: dict[str, StoredOutput] = Field(default_factory=dict)
 
 
 class ItemError(_Part):

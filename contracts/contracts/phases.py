@@ -83,12 +83,17 @@ class _Outcome(_Attempt):
 
 
 class PhaseProgressed(_Outcome):
-    """The phase is at work. A hint for people and for stall detection; it may be lost."""
+    """The phase is at work. A hint for people and for stall detection; it may be lost.
+
+    `facts` are numbers to follow it by, `artifacts` what it has shown before its end (a preview).
+    """
 
     TYPE: ClassVar[str] = "phase.v1.progressed"
 
     fraction: float = Field(ge=0, le=1)
     at: datetime
+    facts: Facts = Field(default_factory=dict)
+    artifacts: list[Artifact] = Field(default_factory=list)
 
 
 class PhaseSucceeded(_Outcome):
@@ -130,6 +135,9 @@ RUN_ANALYZE: Final = Channel("cmd.analysis.v1.run", RunPhase, COMMANDS.name)
 RUN_STYLE: Final = Channel("cmd.gpu.v1.run.style", RunPhase, COMMANDS.name)
 RUN_RETOUCH: Final = Channel("cmd.gpu.v1.run.retouch", RunPhase, COMMANDS.name)
 RUN_CLEANUP: Final = Channel("cmd.gpu.v1.run.cleanup", RunPhase, COMMANDS.name)
+RUN_TRAIN: Final = Channel("cmd.gpu.v1.run.train", RunPhase, COMMANDS.name)
+RUN_OCR: Final = Channel("cmd.gpu.v1.run.ocr", RunPhase, COMMANDS.name)
+RUN_SPLAT: Final = Channel("cmd.gpu.v1.run.splat", RunPhase, COMMANDS.name)
 RUN_CROP: Final = Channel("cmd.render.v1.run.crop", RunPhase, COMMANDS.name)
 RUN_VARIANTS: Final = Channel("cmd.render.v1.run.variants", RunPhase, COMMANDS.name)
 RUN_NOOP: Final = Channel("cmd.bench.v1.run", RunPhase, COMMANDS.name)

@@ -43,7 +43,7 @@ WEIGHTS: Final = "/weights"
 # Those of services/gpu-functions with the pins of the workspace: tests/integration/test_modal.py compares them.
 PACKAGES: Final = (
     "httpx==0.28.1",
-    "numpy==2.4.*",
+    "numpy==2.3.*",
     "opencolorio==2.6.0",
     "opencv-contrib-python-headless==4.14.*",
     "pydantic==2.14.3",

@@ -21,9 +21,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from contracts.artifacts import Artifact
-from contracts.envelope import ItemResult
+from contracts.envelope import ItemResult, Progress
 from contracts.errors import error
-from contracts.phases import PhaseDeferred, PhaseFailed, PhaseSucceeded, RunPhase
+from contracts.phases import Facts, PhaseDeferred, PhaseFailed, PhaseSucceeded, RunPhase
 from gpu_bridge.catalog import Clocks, Function
 
 
@@ -114,6 +114,11 @@ class Call:
     def prefix(self) -> str:
         """Where everything of this epoch lies."""
         return f"calls/{self.tenant}/{self.key}/{self.epoch}"
+
+    @property
+    def checkpoint(self) -> str:
+        """Where long work keeps what it goes on from: the next epoch finds it too."""
+        return f"calls/{self.tenant}/{self.key}/checkpoint"
 
 
 # -- names ----------------------------------------------------------------------------------------
@@ -240,6 +245,25 @@ def kept(call: Call, function: Function, item: ItemResult, engine: str, device: 
     )
     # These functions are meant for a GPU: the CPU stands in.
     return Kept(artifacts, item.facts, engine, degraded=device == "cpu")
+
+
+NUMBERS_MAX: Final = 16  # facts of a progress mark that travel in a message
+
+
+def numbers(told: Progress) -> Facts:
+    """Of what a call tells of itself the numbers: a provider's text has no business in our messages."""
+    found = {name: value for name, value in told.facts.items() if isinstance(value, int | float) and len(name) <= 64}
+    return dict(list(found.items())[:NUMBERS_MAX])
+
+
+def shown(call: Call, function: Function, told: Progress) -> tuple[Artifact, ...]:
+    """What a call has shown before its end, where it was asked to write it; anything else is not handed out."""
+    wanted = output_keys(call.prefix, function)
+    return tuple(
+        Artifact(name=function.outputs[role], **stored.model_dump())
+        for role, stored in told.outputs.items()
+        if wanted.get(role) == stored.key
+    )
 
 
 def output_keys(prefix: str, function: Function) -> dict[str, str]:

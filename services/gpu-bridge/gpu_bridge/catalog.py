@@ -28,7 +28,8 @@ class Function:
     """`inputs` are roles of the command that the function reads; `outputs` maps its roles to artifact names.
 
     `version` rises when the same work would give another result. Calls go together when they
-    agree in `alike`: roles whose input must be the same (a gallery's style is loaded once).
+    agree in `alike`: roles whose input must be the same (a gallery's style is loaded once). `long` work tells
+    of itself while it runs, and keeps a checkpoint that outlives its epochs.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Function:
     alike: tuple[str, ...]
     clocks: Clocks
     providers: tuple[str, ...]
+    long: bool = False
 
     @property
     def label(self) -> str:
@@ -47,16 +49,23 @@ class Function:
 
 
 _IMAGE: Final = {"image": "image.png"}
-_PHOTO: Final = Clocks(
-    queue_s=240, start_s=120, stall_s=120, run_s=240
-)  # an engine tells nothing while it works on one photo
+_STYLE: Final = {"style": "style.safetensors", "cube": "style.cube", "preview": "preview.jpg", "report": "report.json"}
+_PAGE: Final = {"ocr": "ocr.json", "markdown": "page.md"}
+_SCENE: Final = {"splat": "splat.ply", "turntable": "turntable.webp"}
+# An engine tells nothing while it works on one photo or page; training tells of each step.
+_PHOTO: Final = Clocks(queue_s=240, start_s=120, stall_s=120, run_s=240)
+_TRAINING: Final = Clocks(queue_s=600, start_s=300, stall_s=120, run_s=1800)
+_ANY: Final = ("modal", "local")
 
 # fmt: off
 FUNCTIONS: Final[tuple[Function, ...]] = (
-    #        name              v  lane       inputs            outputs  alike     clocks  providers in order
-    Function("style.apply",    1, "style",   ("image", "lut"), _IMAGE,  ("lut",), _PHOTO, ("modal", "local")),
-    Function("retouch.faces",  1, "retouch", ("image",),       _IMAGE,  (),       _PHOTO, ("modal", "local")),
-    Function("cleanup.remove", 1, "cleanup", ("image",),       _IMAGE,  (),       _PHOTO, ("modal", "local")),
+    #        name              v  lane       inputs            outputs  alike     clocks     providers in order
+    Function("style.apply",    1, "style",   ("image", "lut"), _IMAGE,  ("lut",), _PHOTO,    _ANY),
+    Function("style.train",    1, "train",   ("original",),    _STYLE,  (),       _TRAINING, _ANY, long=True),
+    Function("retouch.faces",  1, "retouch", ("image",),       _IMAGE,  (),       _PHOTO,    _ANY),
+    Function("cleanup.remove", 1, "cleanup", ("image",),       _IMAGE,  (),       _PHOTO,    _ANY),
+    Function("ocr.read",       1, "ocr",     ("image",),       _PAGE,   (),       _PHOTO,    _ANY),
+    Function("splat.make",     1, "splat",   ("image",),       _SCENE,  (),       _PHOTO,    _ANY),
 )
 # fmt: on
 

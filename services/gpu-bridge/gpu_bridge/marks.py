@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from contracts.envelope import VOID, Claim, Item, Marks, Progress, ReadUrl, Result, WriteUrl
+from contracts.envelope import VOID, Checkpoint, Claim, Item, Marks, Progress, ReadUrl, Result, WriteUrl
 from contracts.errors import SafelightError, error
 from contracts.phases import RunPhase
 from gpu_bridge.call import CLAIM, PROGRESS, RESULT, Call, output_keys
@@ -53,7 +53,20 @@ class MarkStore:
             progress=await self.objects.write_url(f"{call.prefix}/{PROGRESS}", lives, public=public),
             result=await self.objects.write_url(f"{call.prefix}/{RESULT}", lives, public=public),
         )
-        return Item(id=call.key, inputs=inputs, outputs=outputs, parameters=command.parameters, marks=marks)
+        checkpoint = None
+        if function.long:
+            checkpoint = Checkpoint(
+                read=await self.objects.read_url(call.checkpoint, lives, public=public),
+                write=await self.objects.write_url(call.checkpoint, lives, public=public),
+            )
+        return Item(
+            id=call.key,
+            inputs=inputs,
+            outputs=outputs,
+            parameters=command.parameters,
+            marks=marks,
+            checkpoint=checkpoint,
+        )
 
     async def claim(self, call: Call) -> Claim | None:
         """Who has claimed this epoch, if anybody has."""

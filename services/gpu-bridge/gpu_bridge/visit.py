@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from contracts.envelope import VOID, CallResponse, Claim, ItemResult, Result, SpanRecord, Usage
+from contracts.envelope import VOID, CallResponse, Claim, ItemResult, Progress, Result, SpanRecord, Usage
 from contracts.errors import SafelightError
 from contracts.phases import PHASE_PROGRESSED, PhaseProgressed
 from gpu_bridge import store
-from gpu_bridge.call import Call, State, about, kept, overdue
+from gpu_bridge.call import Call, State, about, kept, numbers, overdue, shown
 from gpu_bridge.catalog import Function
 from gpu_bridge.ledger import SOURCE, Ledger
 from gpu_bridge.marks import MarkStore
@@ -242,7 +242,8 @@ class Visitor:
 
     async def _pending(self, watch: Watch, fraction: float | None) -> None:
         now = clock.now()
-        if fraction is not None:
+        long = self._functions[watch.calls[0].function].long
+        if fraction is not None and not long:
             await self._heard(watch, fraction, now, now)
         elif watch.looked_at is None or now - watch.looked_at >= timedelta(seconds=self._watches.marks_every_s()):
             watch.looked_at = now
@@ -288,9 +289,11 @@ class Visitor:
         if told:
             newest = max(told, key=lambda progress: progress.at)
             share = sum(progress.fraction for progress in told) / len(watch.calls)
-            await self._heard(watch, min(1.0, share), newest.at, clock.now())
+            await self._heard(watch, min(1.0, share), newest.at, clock.now(), newest)
 
-    async def _heard(self, watch: Watch, fraction: float, at: datetime, now: datetime) -> None:
+    async def _heard(
+        self, watch: Watch, fraction: float, at: datetime, now: datetime, told: Progress | None = None
+    ) -> None:
         if watch.started_at is None:
             watch.started_at = at
             for call in watch.calls:
@@ -299,14 +302,18 @@ class Visitor:
             return
         watch.fraction, watch.heard_at = fraction, min(at, now)
         if not watch.is_stopping:
-            await self._tell_progress(watch, fraction)
+            await self._tell_progress(watch, fraction, told)
 
-    async def _tell_progress(self, watch: Watch, fraction: float) -> None:
+    async def _tell_progress(self, watch: Watch, fraction: float, told: Progress | None) -> None:
         hints = []
+        more: dict[str, Any] = {}
+        if told and len(watch.calls) == 1:  # of a batch's calls nobody knows whose numbers these are
+            function = self._functions[watch.calls[0].function]
+            more = {"facts": numbers(told), "artifacts": list(shown(watch.calls[0], function, told))}
         async with self._ledger.engine.connect() as conn:
             for call in watch.calls:
                 for one in await store.followers(conn, call.key):
-                    message = PhaseProgressed(**about(one.command), fraction=fraction, at=clock.now())
+                    message = PhaseProgressed(**about(one.command), fraction=fraction, at=clock.now(), **more)
                     key = one.command.key
                     id_ = f"{key}.progress.{call.epoch}.{fraction:.3f}"
                     hints.append(outgoing(PHASE_PROGRESSED, message, message_id=id_, key=key, source=SOURCE))

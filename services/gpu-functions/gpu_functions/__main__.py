@@ -23,6 +23,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO, Final
 
 from pydantic import BaseModel, ValidationError
@@ -30,6 +31,7 @@ from pydantic import BaseModel, ValidationError
 from contracts.envelope import CallRequest, CallResponse, ItemError
 from gpu_functions.catalog import CATALOG, EngineRow
 from gpu_functions.runner import Runner
+from gpu_functions.weights import Shelf
 
 ABANDONED: Final = 75  # sysexits' EX_TEMPFAIL: start another worker and go on
 
@@ -68,6 +70,8 @@ def main(arguments: Sequence[str] | None = None, catalog: Sequence[EngineRow] = 
     """Serve calls until stdin ends. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="gpu_functions", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--memory-bytes", type=int, help="limit of the address space (RLIMIT_AS), where there is one")
+    parser.add_argument("--weights", type=Path, help="folder of the weights that were pulled")
+    parser.add_argument("--allow-noncommercial", action="store_true", help="run what may not be used commercially")
     options = parser.parse_args(arguments)
     if options.memory_bytes:
         _limit_memory(options.memory_bytes)
@@ -75,12 +79,12 @@ def main(arguments: Sequence[str] | None = None, catalog: Sequence[EngineRow] = 
     for name, value in THREADS.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return serve(sys.stdin.buffer, _take_stdout(), catalog)
+    shelf = Shelf(options.weights, options.allow_noncommercial)
+    return serve(sys.stdin.buffer, _take_stdout(), Runner(catalog=catalog, shelf=shelf))
 
 
-def serve(requests: BinaryIO, wire: Wire, catalog: Sequence[EngineRow]) -> int:
+def serve(requests: BinaryIO, wire: Wire, runner: Runner) -> int:
     """Answer each line of `requests` on `wire`. Returns the exit status."""
-    runner = Runner(catalog=catalog)
     for line in requests:
         try:
             wire.response(_answered(runner, line, wire))

@@ -1,7 +1,9 @@
 """Every GPU function and the engines that can do its work: reading the table is knowing what runs.
 
-An engine's class is imported when it is first needed, so that an idle worker stays small and
-an image that lacks the packages of one engine can still run the others.
+Of a function's engines on a device the first that can run is taken. One cannot when its weights are not
+here, when they may not be used commercially and nobody has allowed that, or when a package is missing;
+the answer tells who was passed over, and why. An engine's class is imported when it is first needed, so
+that an idle worker stays small and an image that lacks the packages of one engine runs the others.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Final, cast
 
 from contracts.errors import error
-from gpu_functions.engine import Engine
+from gpu_functions.engine import Engine, Place
+from gpu_functions.weights import EMPTY, Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class EngineRow:
 
     `version` rises whenever the same input and parameters may give other pixels, `function_version`
     when the function's inputs, parameters or outputs mean something else: it is what callers ask for.
+    `weights` are names in `weights.WEIGHTS`; `packages` are modules that an image may lack. `memory_mb`
+    is what it takes at work, of the device's own memory: measured, or the model's size and a half.
     """
 
     function: str
@@ -28,6 +34,9 @@ class EngineRow:
     version: int
     device: str
     path: str
+    memory_mb: int = 0
+    weights: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     function_version: int = 1
 
     @property
@@ -35,24 +44,51 @@ class EngineRow:
         """`engine@version`, the name that results and spans carry."""
         return f"{self.engine}@{self.version}"
 
-    def load(self) -> Engine:
-        """Import the class and construct it: the slow part, done once per process."""
+    def lacks(self, shelf: Shelf) -> str | None:
+        """Why this engine cannot run here, in words for an operator; None when it can."""
+        for name in self.packages:
+            if find_spec(name) is None:
+                return f"the package {name} is not installed"
+        return next((why for why in map(shelf.lacks, self.weights) if why), None)
+
+    def load(self, shelf: Shelf) -> Engine:
+        """Import the class and construct it: the slow part, done once per process.
+
+        Raises WEIGHTS_INVALID when a file is not what its pin says.
+        """
+        place = Place(self.device, {name: shelf.verified(name) for name in self.weights})
         module, _, name = self.path.partition(":")
-        return cast(Engine, getattr(import_module(module), name)())
+        return cast(Engine, getattr(import_module(module), name)(place))
 
 
+# fmt: off
 CATALOG: Final = (
-    #         function          engine            v  device path
-    EngineRow("style.apply",    "cube-lut",       1, "cpu", "gpu_functions.style:CubeLut"),
-    EngineRow("retouch.faces",  "skin-smoothing", 1, "cpu", "gpu_functions.retouch:SkinSmoothing"),
-    EngineRow("cleanup.remove", "telea-inpaint",  1, "cpu", "gpu_functions.cleanup:TeleaInpaint"),
-)  # fmt: skip
+    #         function          engine            v  device path                                       MB
+    EngineRow("style.apply",    "cube-lut",       1, "cpu", "gpu_functions.style.apply:CubeLut",       600),
+    EngineRow("retouch.faces",  "skin-smoothing", 1, "cpu", "gpu_functions.faces.smoothing:SkinSmoothing", 600),
+    EngineRow("cleanup.remove", "telea-inpaint",  1, "cpu", "gpu_functions.cleanup.telea:TeleaInpaint", 600),
+)
+# fmt: on
 
 
-def find(function: str, device: str = "cpu", catalog: Sequence[EngineRow] = CATALOG, version: int = 1) -> EngineRow:
-    """The row for version `version` of `function` on `device`; on a "gpu" the CPU's engine serves where none needs one.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The engine that does the work, and why those before it do not: `engine@version: reason`."""
 
-    Raises FUNCTION_UNKNOWN; the name is not repeated in the error.
+    row: EngineRow
+    passed_over: tuple[str, ...] = ()
+
+
+def choose(
+    function: str,
+    device: str = "cpu",
+    catalog: Sequence[EngineRow] = CATALOG,
+    version: int = 1,
+    shelf: Shelf = EMPTY,
+) -> Choice:
+    """Who does version `version` of `function` on `device`; on a "gpu" the CPU's engines come after its own.
+
+    Raises FUNCTION_UNKNOWN, ENGINE_UNAVAILABLE when none of its engines can run here; the name is not repeated.
     """
     known = [row for row in catalog if row.function == function]
     if not known:
@@ -61,8 +97,13 @@ def find(function: str, device: str = "cpu", catalog: Sequence[EngineRow] = CATA
     if not serving:
         here = ", ".join(str(one) for one in sorted({row.function_version for row in known}))
         raise error("FUNCTION_UNKNOWN", f"version {version} of this function was asked for; here is {here}")
+    passed: list[str] = []
     for able in (device, "cpu") if device == "gpu" else (device,):
-        for row in serving:
-            if row.device == able:
-                return row
+        for row in (row for row in serving if row.device == able):
+            why = row.lacks(shelf)
+            if why is None:
+                return Choice(row, tuple(passed))
+            passed.append(f"{row.label}: {why}")
+    if passed:
+        raise error("ENGINE_UNAVAILABLE", "; ".join(passed))
     raise error("FUNCTION_UNKNOWN", f"no engine on the device '{device}' has this function")

@@ -1,14 +1,15 @@
 """What an engine is: loaded once, then run on one item after the other.
 
-An engine is a function of its inputs and parameters: no network, no disk, no memory of the
-item before. All that it may keep between runs is what its constructor loaded (weights).
+An engine is a function of its inputs and parameters: no network, no disk but its weights, no memory of
+the item before. All that it may keep between runs is what its constructor loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
 
 from pydantic import JsonValue
 
@@ -27,10 +28,69 @@ class Output:
     height: int | None = None
 
 
-class Engine(Protocol):
-    """One way to do the work of a function. The constructor takes nothing and loads what is heavy."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an engine is loaded. `device` is "cpu" or "gpu"; `weights` are the files of its row, by name, verified."""
 
-    def run(self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue]) -> tuple[dict[str, Output], Facts]:
+    device: str = "cpu"
+    weights: Mapping[str, Path] = field(default_factory=dict)
+
+
+OWN_CPU: Final = Place()
+
+
+class Work(Protocol):
+    """What an engine may say and ask while it works on one item. None of it is owed by an engine that is quick."""
+
+    def tell(self, fraction: float, facts: Facts | None = None) -> None:
+        """So far (0..1), with numbers that a person can follow (a loss, seconds to go). Raises nothing."""
+        ...
+
+    def show(self, role: str, output: Output) -> None:
+        """Write an output before the end, such as a preview; a later one of the same role replaces it.
+
+        Raises STORAGE_UNAVAILABLE, MESSAGE_INVALID when the item has no such output.
+        """
+        ...
+
+    def checkpoint(self) -> bytes | None:
+        """What `save` last kept for this very work, in this process or one before that was preempted; or None.
+
+        It was written by this engine, yet it comes from storage: read it as hostile bytes.
+        """
+        ...
+
+    def save(self, checkpoint: bytes) -> None:
+        """Keep what it takes to go on from here after a preemption. Raises nothing: the next one may get through."""
+        ...
+
+
+class Alone:
+    """Work that nobody watches: a bench, a test, an engine called as a function."""
+
+    def tell(self, fraction: float, facts: Facts | None = None) -> None:
+        """See Work."""
+
+    def show(self, role: str, output: Output) -> None:
+        """See Work."""
+
+    def checkpoint(self) -> bytes | None:
+        """See Work."""
+        return None
+
+    def save(self, checkpoint: bytes) -> None:
+        """See Work."""
+
+
+ALONE: Final[Work] = Alone()
+
+
+class Engine(Protocol):
+    """One way to do the work of a function. Its class is constructed with a `Place` and loads there what is heavy."""
+
+    def run(
+        self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue], work: Work
+    ) -> tuple[dict[str, Output], Facts]:
         """Work on one item; inputs and outputs are by role.
 
         Raises SafelightError for what is wrong with the inputs, pydantic.ValidationError for

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from contracts.envelope import Claim, Marks, Progress, Result
+from contracts.envelope import Claim, Marks, Progress, Result, StoredOutput
 from contracts.errors import error
+from gpu_functions.engine import Facts
 
 TIMEOUT: Final = httpx.Timeout(3.0)  # seconds of silence: a mark is small, and a GPU waits for it
 PROGRESS_TIMEOUT: Final = httpx.Timeout(1.0)
@@ -69,11 +71,14 @@ class Teller:
         self._http, self._marks, self._every_s = http, marks, every_s
         self._told_s = time.monotonic()
 
-    def tell(self, fraction: float) -> None:
+    def tell(
+        self, fraction: float, facts: Facts | None = None, shown: Mapping[str, StoredOutput] | None = None
+    ) -> None:
         """The item is so far (0..1). Raises nothing."""
         if time.monotonic() - self._told_s < self._every_s:
             return
-        body = _json(Progress(fraction=fraction, at=datetime.now(UTC)))
+        told = Progress(fraction=fraction, at=datetime.now(UTC), facts=facts or {}, outputs=dict(shown or {}))
+        body = _json(told)
         with contextlib.suppress(Exception):  # whatever it is, the work is worth more
             self._http.put(self._marks.progress, content=body, headers=_JSON, timeout=PROGRESS_TIMEOUT)
         self._told_s = time.monotonic()

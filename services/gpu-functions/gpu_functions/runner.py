@@ -22,12 +22,23 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from contracts.envelope import CallRequest, CallResponse, Item, ItemError, ItemResult, Marks, Result, Usage
+from contracts.envelope import (
+    CallRequest,
+    CallResponse,
+    Item,
+    ItemError,
+    ItemResult,
+    Marks,
+    Result,
+    StoredOutput,
+    Usage,
+)
 from contracts.errors import SafelightError, error
 from gpu_functions import BORN_S
-from gpu_functions.catalog import CATALOG, EngineRow, find
-from gpu_functions.engine import Engine
+from gpu_functions.catalog import CATALOG, Choice, EngineRow, choose
+from gpu_functions.engine import Engine, Facts, Output
 from gpu_functions.spans import Span, Spans, parent_of
+from gpu_functions.weights import EMPTY, Shelf
 
 if TYPE_CHECKING:
     import httpx
@@ -49,7 +60,7 @@ class Runner:
     `device` is what engines may compute on: "cpu" or "gpu"; `gpu` the type of that, as answers and
     bills name it: a host that learns it only when it wakes sets it then. `born_s` is the
     `time.monotonic()` at which the process started; a host that wakes from a snapshot sets it anew
-    before the first call. `tell_s`: seconds between two progress marks.
+    before the first call. `tell_s`: seconds between two progress marks. `shelf` holds the weights.
     """
 
     def __init__(
@@ -58,8 +69,10 @@ class Runner:
         catalog: Sequence[EngineRow] = CATALOG,
         tell_s: float = TELL_S,
         gpu: str = "gpu",
+        shelf: Shelf = EMPTY,
     ) -> None:
         self._device = device
+        self._shelf = shelf
         self.gpu = gpu
         self._catalog = catalog
         self._engines: dict[EngineRow, Engine] = {}
@@ -83,7 +96,8 @@ class Runner:
         started_at = datetime.now(UTC)
         answer = CallResponse(call_id=request.call_id, function=request.function, device=self._device)
         try:
-            row = find(request.function, self._device, self._catalog, request.function_version)
+            choice = choose(request.function, self._device, self._catalog, request.function_version, self._shelf)
+            row = choice.row
             device = self.gpu if row.device == "gpu" else row.device
             answer = answer.model_copy(update={"engine": row.label, "device": device})
             left_s = (request.deadline - started_at).total_seconds()
@@ -102,7 +116,7 @@ class Runner:
             device=device,
             items=len(request.items),
         ) as span:
-            call = _Call(self, request, row, device, spans, span, progress, owner or request.call_id, boot_s)
+            call = _Call(self, request, choice, device, spans, span, progress, owner or request.call_id, boot_s)
             late = not self._within(left_s, call)
             if late:
                 span.attributes["error.code"] = "CALL_DEADLINE"
@@ -117,7 +131,7 @@ class Runner:
     def engine(self, row: EngineRow) -> Engine:
         """The engine of `row`, loaded at its first use."""
         if row not in self._engines:
-            self._engines[row] = row.load()
+            self._engines[row] = row.load(self._shelf)
         return self._engines[row]
 
     def _within(self, left_s: float, call: _Call) -> bool:
@@ -160,7 +174,7 @@ class _Call:
         self,
         runner: Runner,
         request: CallRequest,
-        row: EngineRow,
+        choice: Choice,
         device: str,
         spans: Spans,
         span: Span,
@@ -168,7 +182,8 @@ class _Call:
         owner: str,
         boot_s: float | None,
     ) -> None:
-        self._runner, self._request, self._row, self._device = runner, request, row, device
+        self._runner, self._request, self._row, self._device = runner, request, choice.row, device
+        self._passed_over = choice.passed_over
         self._spans, self._span, self._progress = spans, span, progress
         self._owner, self._boot_s = owner, boot_s
         self._at_work: _Claimed | None = None
@@ -244,7 +259,10 @@ class _Call:
             span.attributes["bytes"] = sum(map(len, inputs.values()))
         self._reached(index, DOWNLOADED)
         with self._spans.span("gpu.engine", parent, item=index, engine=self._row.label):
-            outputs, facts = self._runner.engine(self._row).run(inputs, item.parameters)
+            work = _Watched(self, http, index, item)
+            outputs, facts = self._runner.engine(self._row).run(inputs, item.parameters, work)
+        if self._passed_over:
+            facts = {**facts, "engines_passed_over": list(self._passed_over)}
         self._reached(index, WORKED)
         unwritable = sorted(outputs.keys() - item.outputs.keys())
         if unwritable:
@@ -254,16 +272,19 @@ class _Call:
         with self._spans.span("gpu.upload", parent, item=index) as span:
             stored = {role: transfer.upload(http, item.outputs[role], output) for role, output in outputs.items()}
             span.attributes["bytes"] = sum(output.size for output in stored.values())
+        stored = work.shown | stored
         if self._teller:
             self._teller.tell(UPLOADED)
         return ItemResult(id=item.id, outputs=stored, facts=facts)
 
-    def _reached(self, index: int, step: float) -> None:
+    def _reached(
+        self, index: int, step: float, facts: Facts | None = None, shown: dict[str, StoredOutput] | None = None
+    ) -> None:
         """Tell how far the call is, and by its mark how far the item is that is worked on."""
         if not self.stopped.is_set():
             self._tell_host((index + step) / len(self._request.items))
             if self._teller:
-                self._teller.tell(step)
+                self._teller.tell(step, facts, shown)
 
     def _tell_host(self, fraction: float) -> None:
         with contextlib.suppress(Exception):  # such as a pipe that nobody reads any more: the result will be read
@@ -292,6 +313,37 @@ class _Call:
             self._spans.span("gpu.result", self._span.span_id, item=claimed.index),
         ):
             marks.conclude(claimed.http, claimed.marks, result)
+
+
+class _Watched:
+    """`engine.Work` of one item: what its engine says goes to its marks, what it shows and saves to its links."""
+
+    def __init__(self, call: _Call, http: httpx.Client, index: int, item: Item) -> None:
+        self._call, self._http, self._index, self._item = call, http, index, item
+        self.shown: dict[str, StoredOutput] = {}
+
+    def tell(self, fraction: float, facts: Facts | None = None) -> None:
+        step = DOWNLOADED + (WORKED - DOWNLOADED) * min(max(fraction, 0.0), 1.0)
+        self._call._reached(self._index, step, facts, self.shown)
+
+    def show(self, role: str, output: Output) -> None:
+        from gpu_functions import transfer
+
+        if role not in self._item.outputs:
+            raise error("MESSAGE_INVALID", f"no write URL for the output '{role}'")
+        if not self._call.stopped.is_set():
+            self.shown[role] = transfer.upload(self._http, self._item.outputs[role], output)
+
+    def checkpoint(self) -> bytes | None:
+        from gpu_functions import transfer
+
+        return transfer.saved(self._http, self._item.checkpoint.read) if self._item.checkpoint else None
+
+    def save(self, checkpoint: bytes) -> None:
+        from gpu_functions import transfer
+
+        if self._item.checkpoint and not self._call.stopped.is_set():
+            transfer.save(self._http, self._item.checkpoint.write, checkpoint)
 
 
 def _joined(work: Callable[[], None], seconds: float) -> bool:

@@ -5,6 +5,7 @@ Nothing of an exception or a URL goes into an error: a presigned URL is a creden
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from typing import Final
@@ -15,6 +16,7 @@ from contracts.envelope import ReadUrl, StoredOutput, WriteUrl
 from contracts.errors import SafelightError, error
 from gpu_functions.engine import Output
 
+CHECKPOINT_BYTES_MAX: Final = 256 << 20  # LUTs and optimiser states are some MB
 INPUT_BYTES_MAX: Final = 1 << 30  # 1 GiB: a 120 MP picture of 16 bit is 720 MB when it is not compressed at all
 CHUNK_BYTES: Final = 1 << 18
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)  # seconds of silence; the call's deadline bounds the whole
@@ -63,6 +65,26 @@ def upload(http: httpx.Client, target: WriteUrl, output: Output) -> StoredOutput
         width=output.width,
         height=output.height,
     )
+
+
+def saved(http: httpx.Client, url: str) -> bytes | None:
+    """The checkpoint that lies there, or None; also when storage does not say: the work then begins anew."""
+    received = bytearray()
+    with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL), http.stream("GET", url) as response:
+        if response.status_code != httpx.codes.OK:
+            return None
+        for chunk in response.iter_raw(CHUNK_BYTES):
+            received += chunk
+            if len(received) > CHECKPOINT_BYTES_MAX:
+                return None
+        return bytes(received)
+    return None
+
+
+def save(http: httpx.Client, url: str, checkpoint: bytes) -> None:
+    """Keep a checkpoint, best effort: without it the work is done again, not lost."""
+    with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL):
+        http.put(url, content=checkpoint, headers={"Content-Type": "application/octet-stream"})
 
 
 def _check(status: int) -> None:

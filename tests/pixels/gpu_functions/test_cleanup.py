@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gpu_functions import cleanup, images
-from gpu_functions.cleanup import ExitSign, PowerLine
+from gpu_functions import images
+from gpu_functions.cleanup import telea as cleanup
+from gpu_functions.cleanup.telea import ExitSign, PowerLine
 from tests.pixels.gpu_functions.pictures import deepen, encode, psnr, shipped
 
 SAG = [(t, 0.1 + 0.05 * t + 0.24 * t * (1 - t)) for t in np.linspace(0, 1, 16)]

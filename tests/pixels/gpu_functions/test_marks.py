@@ -15,7 +15,7 @@ import pytest
 
 from contracts.envelope import VOID, CallResponse, Claim, Item, ItemError, ItemResult, Progress, Result
 from contracts.errors import SafelightError
-from gpu_functions.catalog import CATALOG, EngineRow, find
+from gpu_functions.catalog import CATALOG, EngineRow, choose
 from gpu_functions.engine import Facts, Output
 from gpu_functions.runner import Runner
 from tests.pixels.gpu_functions.conftest import LOST, TRACEPARENT, Storage
@@ -28,7 +28,10 @@ class Upper:
 
     worked_on: list[bytes] = []  # noqa: RUF012  # of the process, as the count of runs that were paid
 
-    def run(self, inputs: Any, parameters: Any) -> tuple[dict[str, Output], Facts]:
+    def __init__(self, place: Any) -> None:
+        pass
+
+    def run(self, inputs: Any, parameters: Any, work: Any) -> tuple[dict[str, Output], Facts]:
         self.worked_on.append(inputs["image"])
         if "interrupt" in parameters:
             raise KeyboardInterrupt
@@ -272,7 +275,10 @@ def test_an_item_that_is_stuck_at_the_deadline_gets_a_result_that_says_so(storag
 class Hanging:
     """An engine that never ends."""
 
-    def run(self, inputs: Any, parameters: Any) -> tuple[dict[str, Output], Facts]:
+    def __init__(self, place: Any) -> None:
+        pass
+
+    def run(self, inputs: Any, parameters: Any, work: Any) -> tuple[dict[str, Output], Facts]:
         threading.Event().wait()
         raise AssertionError("waits for ever")
 
@@ -316,7 +322,10 @@ def test_an_interruption_goes_through_and_leaves_the_claim_for_the_restart(
 class Interrupting:
     """Has its process interrupted, as a platform does, and never ends."""
 
-    def run(self, inputs: Any, parameters: Any) -> tuple[dict[str, Output], Facts]:
+    def __init__(self, place: Any) -> None:
+        pass
+
+    def run(self, inputs: Any, parameters: Any, work: Any) -> tuple[dict[str, Output], Facts]:
         os.kill(os.getpid(), signal.SIGINT)
         threading.Event().wait()
         raise AssertionError("waits for ever")
@@ -369,14 +378,14 @@ def test_on_a_gpu_the_cpus_engine_serves_what_needs_none_and_the_answer_says_so(
     faster = (*UPPER, EngineRow("upper", "upper-cuda", 1, "gpu", f"{__name__}:Upper"))
     on_gpu = Runner("gpu", faster, gpu="L4").run(storage.request("upper", marked(storage, "b")))
     assert (on_gpu.device, result(storage, "b").device) == ("L4", "L4")
-    assert find("upper", "cpu", faster).engine == "upper"
+    assert choose("upper", "cpu", faster).row.engine == "upper"
     with pytest.raises(SafelightError, match="FUNCTION_UNKNOWN"):
-        find("upper", "cpu", faster[1:])
+        choose("upper", "cpu", faster[1:])
 
 
-def test_every_function_of_the_table_has_a_version_that_is_served() -> None:
+def test_every_function_of_the_table_is_served_on_a_bare_cpu() -> None:
     for row in CATALOG:
-        assert find(row.function, row.device, version=row.function_version) == row
+        assert choose(row.function, version=row.function_version).row.function == row.function
 
 
 def test_marks_are_small(storage: Storage) -> None:

@@ -141,7 +141,10 @@ def test_marks_and_logs_give_nothing_away(
 class Talkative:
     """An engine with a bug whose exception quotes everything."""
 
-    def run(self, inputs: Any, parameters: Any) -> tuple[dict[str, Output], Facts]:
+    def __init__(self, place: Any) -> None:
+        pass
+
+    def run(self, inputs: Any, parameters: Any, work: Any) -> tuple[dict[str, Output], Facts]:
         raise RuntimeError(f"{inputs} {parameters}") from ValueError(inputs["image"].hex())
 
 

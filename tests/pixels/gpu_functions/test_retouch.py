@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gpu_functions import images, retouch
-from gpu_functions.facemesh import FaceMesh
+from gpu_functions import images
+from gpu_functions.faces import smoothing as retouch
+from gpu_functions.faces.facemesh import FaceMesh
 from tests.pixels.gpu_functions.pictures import deepen, encode
 
 BOX = (0.33, 0.12, 0.22, 0.25)  # the astronaut's face

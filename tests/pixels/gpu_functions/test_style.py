@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import SafelightError
-from gpu_functions import cube, images, style
+from gpu_functions import images
+from gpu_functions.style import apply as style
+from gpu_functions.style import cube
 from tests.pixels.gpu_functions import cubes
 from tests.pixels.gpu_functions.pictures import encode
 

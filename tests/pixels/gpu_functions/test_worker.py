@@ -29,7 +29,10 @@ from gpu_functions.catalog import EngineRow
 from gpu_functions.engine import Output
 
 class Noisy:
-    def run(self, inputs, parameters):
+    def __init__(self, place):
+        pass
+
+    def run(self, inputs, parameters, work):
         print("python was here")
         sys.stdout.flush()
         os.write(1, b"C was here\\n")

@@ -69,7 +69,7 @@ def test_boxes_do_not_depend_on_how_the_pixels_lie_in_the_file(orientation: int)
         7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
         8: lambda p: np.rot90(p, -1),
     }
-    stored = image(np.ascontiguousarray(turns[orientation](upright))).copy()
+    stored = image(np.ascontiguousarray(turns[orientation](upright))).copy()  # type: ignore[no-untyped-call]
     stored.set_type(pyvips.GValue.gint_type, "orientation", orientation)
     facts = analyze(stored.pngsave_buffer(compression=1))
     assert (facts["width"], facts["height"], facts["orientation"]) == (512, 600, orientation)

@@ -177,7 +177,7 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
             "    command: noop",
             "    command: nope",
             "p.yaml:8: phase b gives the command 'nope', which "
-            "nobody takes; there are analyze, cleanup, crop, noop, retouch, style, variants",
+            "nobody takes; there are analyze, cleanup, crop, noop, ocr, retouch, splat, style, train, variants",
             id="an unknown command",
         ),
         pytest.param(
@@ -427,7 +427,8 @@ def test_a_mistake_that_is_merged_in_is_told_where_its_anchor_has_it(tmp_path: P
             '[phases.b]\ncommand = "noop"',
             '[ phases . "b" ]\ncommand = "x"',
             "p.toml:11: phase b gives the "
-            "command 'x', which nobody takes; there are analyze, cleanup, crop, noop, retouch, style, variants",
+            "command 'x', which nobody takes; there are analyze, cleanup, crop, noop, ocr, retouch, splat, style, "
+            "train, variants",
             id="under a header with blanks and quotes",
         ),
         pytest.param(

@@ -14,8 +14,9 @@ import numpy as np
 import PyOpenColorIO
 from pydantic import BaseModel, Field, JsonValue
 
-from gpu_functions import cube, images
-from gpu_functions.engine import Facts, Output, input_of
+from gpu_functions import images
+from gpu_functions.engine import ALONE, OWN_CPU, Facts, Output, Place, Work, input_of
+from gpu_functions.style import cube
 
 STRIP_ROWS: Final = 128  # 128 rows of 6000 pixels are 9 MB of float: the cache's size, not the picture's
 
@@ -29,7 +30,12 @@ class StyleParameters(BaseModel):
 class CubeLut:
     """`image` and `lut` -> `image`."""
 
-    def run(self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue]) -> tuple[dict[str, Output], Facts]:
+    def __init__(self, place: Place = OWN_CPU) -> None:
+        """Nothing to load."""
+
+    def run(
+        self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue], work: Work = ALONE
+    ) -> tuple[dict[str, Output], Facts]:
         """See Engine. Raises STYLE_INVALID, IMAGE_CORRUPT, IMAGE_TOO_LARGE."""
         strength = StyleParameters.model_validate(parameters).strength
         lut = cube.parse(input_of(inputs, "lut"))

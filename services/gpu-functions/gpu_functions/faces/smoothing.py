@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, Field, JsonValue
 
-from gpu_functions import facemesh, images
-from gpu_functions.engine import Facts, Output, input_of
+from gpu_functions import images
+from gpu_functions.engine import ALONE, OWN_CPU, Facts, Output, Place, Work, input_of
+from gpu_functions.faces import facemesh
 
 FACE_PIXELS_MIN: Final = 40  # a smaller face has no skin texture to smooth, and the mesh is unsure
 MESH_PIXELS: Final = 512  # the mesh is looked for on the face shrunk to this: the model sees 192
@@ -61,10 +62,12 @@ class Retouched:
 class SkinSmoothing:
     """`image` -> `image`."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place = OWN_CPU) -> None:
         self._mesh = facemesh.FaceMesh()
 
-    def run(self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue]) -> tuple[dict[str, Output], Facts]:
+    def run(
+        self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue], work: Work = ALONE
+    ) -> tuple[dict[str, Output], Facts]:
         """See Engine. Raises IMAGE_CORRUPT, IMAGE_TOO_LARGE."""
         wanted = RetouchParameters.model_validate(parameters)
         picture = images.read(input_of(inputs, "image"))

@@ -14,8 +14,9 @@ from typing import Annotated, Final, Literal
 import numpy as np
 from pydantic import BaseModel, Field, JsonValue
 
-from gpu_functions import corridors, fill, images
-from gpu_functions.engine import Facts, Output, input_of
+from gpu_functions import images
+from gpu_functions.cleanup import corridors, fill
+from gpu_functions.engine import ALONE, OWN_CPU, Facts, Output, Place, Work, input_of
 
 # Shares of the picture's area (width: of its width) above which a detection is left alone.
 WIRE_WIDTH_MAX: Final = 0.01  # 40 pixels of 4000: a beam, not a wire
@@ -62,7 +63,12 @@ class Cleaned:
 class TeleaInpaint:
     """`image` -> `image`."""
 
-    def run(self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue]) -> tuple[dict[str, Output], Facts]:
+    def __init__(self, place: Place = OWN_CPU) -> None:
+        """Nothing to load."""
+
+    def run(
+        self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue], work: Work = ALONE
+    ) -> tuple[dict[str, Output], Facts]:
         """See Engine. Raises IMAGE_CORRUPT, IMAGE_TOO_LARGE."""
         detections = CleanupParameters.model_validate(parameters).detections
         picture = images.read(input_of(inputs, "image"))

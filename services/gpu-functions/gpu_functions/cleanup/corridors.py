@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gpu_functions.fill import Floats, Mask, membrane
+from gpu_functions.cleanup.fill import Floats, Mask, membrane
 from gpu_functions.images import Pixels
 
 PIECE: Final = 320  # pixels of a wire that are looked at together: light and background change along it

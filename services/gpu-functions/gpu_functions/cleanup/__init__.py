@@ -1,0 +1,1 @@
+"""Power lines and exit signs: which pixels they cover, and what lies behind them."""

@@ -1,0 +1,1 @@
+"""Faces: where skin is, and what is done to it."""
