@@ -1,4 +1,4 @@
-"""Read a .cube 3D LUT from hostile bytes.
+"""Read a .cube 3D LUT from hostile bytes, and write one.
 
 The format is Adobe's "Cube LUT Specification 1.0" (2013): keywords, then N³ rows of three
 numbers, red running fastest. Of it we take LUT_3D_SIZE, DOMAIN_MIN and DOMAIN_MAX (and
@@ -22,6 +22,7 @@ SIZE_MAX: Final = 65  # what cameras and grading tools write at most; 65³ × 12
 VALUE_MAX: Final = 64.0  # graded values may leave 0..1, but nothing sane goes past a few stops
 HEADER_LINES_MAX: Final = 10_000
 ROW_BYTES_MAX: Final = 256  # three numbers of up to 80 digits; numpy pads every word to the longest one
+_DOMAIN: Final = ("DOMAIN_MIN", "DOMAIN_MAX")
 _NUMERIC: Final = frozenset(b"0123456789+-.")
 
 
@@ -45,6 +46,22 @@ def parse(data: bytes) -> Cube:
     table = _rows(data[start:], size**3)
     # Rows run red fastest: C order gives [blue, green, red]; we index [red, green, blue].
     return Cube(np.ascontiguousarray(table.reshape(size, size, size, 3).transpose(2, 1, 0, 3)), low, high)
+
+
+def write(cube: Cube, title: str) -> bytes:
+    """The file of `cube`, for grading tools: seven decimals, the domain only where it is not 0..1.
+
+    Of `title` only printable ASCII without quotes is written: what the format allows.
+    """
+    plain = "".join(letter for letter in title if " " <= letter <= "~" and letter != '"')
+    head = [f'TITLE "{plain}"', f"LUT_3D_SIZE {cube.table.shape[0]}"]
+    if (cube.low, cube.high) != ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)):
+        head += [
+            f"{word} {r:.7f} {g:.7f} {b:.7f}" for word, (r, g, b) in zip(_DOMAIN, (cube.low, cube.high), strict=True)
+        ]
+    rows = cube.table.transpose(2, 1, 0, 3).reshape(-1, 3)
+    body = [f"{r:.7f} {g:.7f} {b:.7f}" for r, g, b in rows.tolist()]
+    return "\n".join([*head, *body, ""]).encode("ascii")
 
 
 def _header(data: bytes) -> tuple[int, tuple[float, float, float], tuple[float, float, float], int]:
