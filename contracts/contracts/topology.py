@@ -79,6 +79,7 @@ _INPUTS: Final = ("evt.upload.v1.received", "evt.phase.v1.*")
 CONSUMERS: Final[tuple[Consumer, ...]] = (
     #        name                   stream         owner           subjects                 ack_wait  retry  pending
     Consumer("ingest-analysis",     COMMANDS.name, "ingest",       ("cmd.analysis.v1.run",), 10.0, _OUTAGE,  64),
+    Consumer("ingest-styles",       EVENTS.name,   "ingest",       ("evt.job.v1.succeeded",), 10.0, _PATIENT, 1000),
     Consumer("gpu-bridge-calls",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.run.*",),    10.0, _OUTAGE,  256),
     Consumer("gpu-bridge-stops",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.stop",),    10.0, _OUTAGE,  256),
     Consumer("gpu-bridge-uploads",  EVENTS.name,   "gpu-bridge",   ("evt.upload.v1.received",), 10.0, _OUTAGE, 1000),

@@ -243,8 +243,7 @@ def kept(call: Call, function: Function, item: ItemResult, engine: str, device: 
     artifacts = tuple(
         Artifact(name=function.outputs[role], **stored.model_dump()) for role, stored in item.outputs.items()
     )
-    # These functions are meant for a GPU: the CPU stands in.
-    return Kept(artifacts, item.facts, engine, degraded=device == "cpu")
+    return Kept(artifacts, item.facts, engine, degraded=device == "cpu" and function.wants_gpu)
 
 
 NUMBERS_MAX: Final = 16  # facts of a progress mark that travel in a message

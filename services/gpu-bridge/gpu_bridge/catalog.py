@@ -47,21 +47,29 @@ class Function:
         """`function@version`"""
         return f"{self.name}@{self.version}"
 
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether anybody but the own CPU may do it: then the CPU only stands in."""
+        return self.providers != _CPU
+
 
 _IMAGE: Final = {"image": "image.png"}
 _STYLE: Final = {"style": "style.safetensors", "cube": "style.cube", "preview": "preview.jpg", "report": "report.json"}
+_CUBE: Final = {"cube": "style.cube", "preview": "preview.jpg"}
 _PAGE: Final = {"ocr": "ocr.json", "markdown": "page.md"}
 _SCENE: Final = {"splat": "splat.ply", "turntable": "turntable.webp"}
 # An engine tells nothing while it works on one photo or page; training tells of each step.
 _PHOTO: Final = Clocks(queue_s=240, start_s=120, stall_s=120, run_s=240)
 _TRAINING: Final = Clocks(queue_s=600, start_s=300, stall_s=120, run_s=1800)
-_ANY: Final = ("modal", "local")
+_ANY: Final = ("box", "modal", "local")  # what is paid for already, what is paid for by the second, the CPU
+_CPU: Final = ("local",)
 
 # fmt: off
 FUNCTIONS: Final[tuple[Function, ...]] = (
     #        name              v  lane       inputs            outputs  alike     clocks     providers in order
     Function("style.apply",    1, "style",   ("image", "lut"), _IMAGE,  ("lut",), _PHOTO,    _ANY),
     Function("style.train",    1, "train",   ("original",),    _STYLE,  (),       _TRAINING, _ANY, long=True),
+    Function("style.import",   1, "import",  ("original",),    _CUBE,   (),       _PHOTO,    _CPU),
     Function("retouch.faces",  1, "retouch", ("image",),       _IMAGE,  (),       _PHOTO,    _ANY),
     Function("cleanup.remove", 1, "cleanup", ("image",),       _IMAGE,  (),       _PHOTO,    _ANY),
     Function("ocr.read",       1, "ocr",     ("image",),       _PAGE,   (),       _PHOTO,    _ANY),

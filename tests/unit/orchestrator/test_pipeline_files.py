@@ -55,8 +55,13 @@ def with_(old: str, new: str, text: str = GOOD) -> str:
 
 
 def test_the_built_in_pipelines_load() -> None:
-    assert [(p.name, p.version, len(p.phases)) for p in built_in(bench=True)] == [("noop", 2, 6), ("photo", 2, 6)]
-    assert [p.name for p in built_in()] == ["photo"]
+    assert [(p.name, p.version, len(p.phases)) for p in built_in(bench=True)] == [
+        ("noop", 2, 6),
+        ("photo", 2, 6),
+        ("style-import", 1, 1),
+        ("style-training", 1, 1),
+    ]
+    assert "noop" not in {p.name for p in built_in()}
 
 
 def test_the_photo_pipeline_reads_as_what_it_does() -> None:
@@ -177,7 +182,7 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
             "    command: noop",
             "    command: nope",
             "p.yaml:8: phase b gives the command 'nope', which "
-            "nobody takes; there are analyze, cleanup, crop, noop, ocr, retouch, splat, style, train, variants",
+            "nobody takes; there are analyze, cleanup, crop, import, noop, ocr, retouch, splat, style, train, variants",
             id="an unknown command",
         ),
         pytest.param(
@@ -302,7 +307,7 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
             "needs: [a]",
             "parameters: {p: options.colour}",
             "p.yaml:10: phase b reads the option 'colour', "
-            "which no caller can give; there are crop, style, style_strength",
+            "which no caller can give; there are crop, style, style_name, style_strength",
             id="an unknown option",
         ),
         pytest.param(
@@ -427,8 +432,8 @@ def test_a_mistake_that_is_merged_in_is_told_where_its_anchor_has_it(tmp_path: P
             '[phases.b]\ncommand = "noop"',
             '[ phases . "b" ]\ncommand = "x"',
             "p.toml:11: phase b gives the "
-            "command 'x', which nobody takes; there are analyze, cleanup, crop, noop, ocr, retouch, splat, style, "
-            "train, variants",
+            "command 'x', which nobody takes; there are analyze, cleanup, crop, import, noop, ocr, retouch, splat, "
+            "style, train, variants",
             id="under a header with blanks and quotes",
         ),
         pytest.param(

@@ -64,6 +64,7 @@ COMMANDS: Final[dict[str, Row]] = {
     "retouch":   Row(phases.RUN_RETOUCH, phases.STOP_GPU, gpu=True),
     "cleanup":   Row(phases.RUN_CLEANUP, phases.STOP_GPU, gpu=True),
     "train":     Row(phases.RUN_TRAIN,   phases.STOP_GPU, gpu=True),
+    "import":    Row(phases.RUN_IMPORT,  phases.STOP_GPU),
     "ocr":       Row(phases.RUN_OCR,     phases.STOP_GPU, gpu=True),
     "splat":     Row(phases.RUN_SPLAT,   phases.STOP_GPU, gpu=True),
     "crop":      Row(phases.RUN_CROP),
