@@ -239,7 +239,7 @@ async def test_costs_of_what_cannot_be_are_refused(site: Site, asked: dict[str, 
 async def test_a_test_call_goes_the_whole_way(site: Site) -> None:
     found = await site.ask("POST", "/local/test")
     assert (found["provider"], found["ok"], found["code"]) == ("local", True, None)
-    assert (found["engine"], found["device"]) == ("cube-lut@1", "cpu")
+    assert (found["engine"], found["device"]) == ("cube-lut@2", "cpu")
     assert found["submit_s"] >= 0
     assert found["start_s"] >= 0
     assert found["run_s"] > 0

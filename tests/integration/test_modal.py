@@ -188,7 +188,7 @@ async def test_health_says_what_is_deployed(client: modal.Client) -> None:
     functions = [modal.Function.from_name(deployed.APP, name, client=client) for name in ("health", "fetch_weights")]
     said, fetched = await asyncio.gather(*(function.remote.aio() for function in functions))
     assert said == {"envelope": 1, "device": "cpu", "gpus": [], "engines": ANY, "weights": {}}
-    assert "style.apply cube-lut@1 cpu" in said["engines"]
+    assert "style.apply cube-lut@2 cpu" in said["engines"]
     assert fetched == {"known": 0, "fetched": []}  # there are none yet, and it says so
 
 

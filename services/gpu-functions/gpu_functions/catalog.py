@@ -64,7 +64,7 @@ class EngineRow:
 # fmt: off
 CATALOG: Final = (
     #         function          engine            v  device path                                       MB
-    EngineRow("style.apply",    "cube-lut",       1, "cpu", "gpu_functions.style.apply:CubeLut",       600),
+    EngineRow("style.apply",    "cube-lut",       2, "cpu", "gpu_functions.style.apply:CubeLut",       600),
     EngineRow("style.import",   "cube-import",    1, "cpu", "gpu_functions.style.importing:CubeImport", 150),
     EngineRow("retouch.faces",  "skin-smoothing", 1, "cpu", "gpu_functions.faces.smoothing:SkinSmoothing", 600),
     EngineRow("cleanup.remove", "telea-inpaint",  1, "cpu", "gpu_functions.cleanup.telea:TeleaInpaint", 600),

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from contracts.errors import SafelightError
 from gpu_functions import images
-from gpu_functions.style import apply as style
-from gpu_functions.style import cube
+from gpu_functions.style import cube, kernel
+from gpu_functions.style.apply import CubeLut
 from tests.pixels.gpu_functions import cubes
 from tests.pixels.gpu_functions.pictures import encode
 
@@ -27,14 +27,14 @@ def noise(depth: type, shape: tuple[int, ...] = (300, 211, 3)) -> images.Pixels:
 @pytest.mark.parametrize("size", [2, 33], ids=["smallest LUT", "usual LUT"])
 def test_an_identity_lut_gives_back_every_pixel(depth: type, size: int) -> None:
     pixels = noise(depth)
-    assert (style.apply(pixels, cube.parse(cubes.text(size, cubes.identity))) == pixels).all()  # maximum error 0
+    assert (kernel.apply(pixels, cube.parse(cubes.text(size, cubes.identity))) == pixels).all()  # maximum error 0
 
 
 @DEPTHS
 @pytest.mark.parametrize("strength", [1.0, 0.5], ids=["whole look", "half the look"])
 def test_a_look_is_the_tetrahedral_interpolation_of_its_rows(depth: type, strength: float) -> None:
     pixels, white = noise(depth), np.iinfo(depth).max
-    found = style.apply(pixels, cube.parse(cubes.text(17, cubes.film)), strength)
+    found = kernel.apply(pixels, cube.parse(cubes.text(17, cubes.film)), strength)
 
     plain = pixels.reshape(-1, 3) / white
     wanted = plain + strength * (cubes.tetrahedral(plain, 17, cubes.film) - plain)
@@ -46,7 +46,7 @@ def test_a_look_is_the_tetrahedral_interpolation_of_its_rows(depth: type, streng
 
 def test_strength_zero_leaves_the_picture_as_it_is() -> None:
     pixels = noise(np.uint8)
-    assert (style.apply(pixels, cube.parse(cubes.text(5, cubes.film)), 0.0) == pixels).all()
+    assert (kernel.apply(pixels, cube.parse(cubes.text(5, cubes.film)), 0.0) == pixels).all()
 
 
 @pytest.mark.parametrize(
@@ -56,20 +56,32 @@ def test_strength_zero_leaves_the_picture_as_it_is() -> None:
 )
 def test_a_domain_stretches_and_clamps(header: str) -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    found = style.apply(ramp, cube.parse(cubes.text(3, cubes.identity, header)))
+    found = kernel.apply(ramp, cube.parse(cubes.text(3, cubes.identity, header)))
     wanted = np.clip((ramp / 255 - 0.25) / 0.5, 0, 1) * 255
     assert np.abs(found - wanted).max() <= 0.51
+
+
+@DEPTHS
+def test_strength_in_a_narrow_domain_blends_with_the_colour_that_was(depth: type) -> None:
+    pixels, white = noise(depth, (200, 90, 3)), np.iinfo(depth).max
+    lut = cube.parse(cubes.text(9, cubes.film, "DOMAIN_MIN 0.2 0.1 0\nDOMAIN_MAX 0.9 1 0.7"))
+    low, high = np.array(lut.low), np.array(lut.high)
+    plain = pixels.reshape(-1, 3) / white
+    look = cubes.tetrahedral((np.clip(plain, low, high) - low) / (high - low), 9, cubes.film)
+    wanted = np.clip(plain + 0.6 * (look - plain), 0, 1) * white
+    error = np.abs(kernel.apply(pixels, lut, 0.6).reshape(-1, 3) - wanted)
+    assert error.max() <= 0.52
 
 
 def test_alpha_is_untouched() -> None:
     pixels = noise(np.uint8, (40, 50, 4))
     inputs = {"image": encode(pixels), "lut": cubes.text(5, cubes.film)}
-    outputs, facts = style.CubeLut().run(inputs, {"strength": 0.8})
+    outputs, facts = CubeLut().run(inputs, {"strength": 0.8})
     picture = images.read(outputs["image"].data)
     assert picture.alpha is not None
     assert (picture.alpha == pixels[..., 3]).all()
     assert not (picture.pixels == pixels[..., :3]).all()
-    assert facts == {"strength": 0.8, "lut_size": 5}
+    assert facts == {"strength": 0.8, "kind": "fixed", "lut_size": 5}
 
 
 ROWS = "\n".join(["0 0 0"] * 8)
