@@ -54,6 +54,10 @@ def _table(*rows: Weight) -> dict[str, Weight]:
 
 # fmt: off
 WEIGHTS: Final[dict[str, Weight]] = _table(
+    Weight("sharp_2572gikvuh.pt",
+           "https://ml-site.cdn-apple.com/models/sharp/sharp_2572gikvuh.pt",
+           2_809_738_232, "94211a75198c47f61fca7d739ba08a215418d8d398d48fddf023baccc24f073d",
+           "Apple Machine Learning Research Model License: research only", commercial=False),
 )
 # fmt: on
 
