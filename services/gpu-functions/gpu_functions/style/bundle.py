@@ -1,28 +1,24 @@
 """A style as one file: what training writes and `style.apply` reads.
 
 A safetensors file with the tensors `bases`, `confidence`, `predictor` (the bytes of an ONNX model, absent
-from a fixed style) and `network.*`; its metadata holds one key, `style`, the JSON of the rest. Reading takes
-the file for hostile: lengths are bounded before anything is parsed, then shapes, types and every number.
+from a fixed style) and `network.*`, and a description (`packed.py`). Reading takes the file for hostile:
+lengths are bounded before anything is parsed; then shapes, types and every number are checked.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import safetensors
-from safetensors.numpy import save
 
-from contracts.errors import SafelightError, error
+from contracts.errors import error
 from gpu_functions.engine import Facts
 from gpu_functions.images import Pixels
-from gpu_functions.style import grid
+from gpu_functions.style import grid, packed
 from gpu_functions.style.cube import VALUE_MAX, Cube
 from gpu_functions.style.grid import SIZE, Floats
 
@@ -30,12 +26,8 @@ FORMAT: Final = 1
 THUMBNAIL: Final = 256  # pixels a side that the predictor looks at
 BASES_MAX: Final = 8
 BYTES_MAX: Final = 32 << 20  # 8 bases are 3.5 MB, a predictor 2 MB
-HEADER_BYTES_MAX: Final = 1 << 20  # metrics of 200 pairs are 60 kB
 PREDICTOR_BYTES_MAX: Final = 8 << 20
-TENSORS_MAX: Final = 64
 GAIN_MAX: Final = 16.0  # four stops, either way: a predictor that asks for more is broken
-_TYPES: Final[dict[str, Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
-_JSON: Final = json.JSONDecoder(parse_constant=lambda _: _refuse("its description holds a number that is none"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +51,22 @@ class Style:
 
 def write(style: Style) -> bytes:
     """The file of a style; the same style gives the same bytes."""
-    told = {"format": FORMAT, "metrics": style.metrics, "provenance": style.provenance}
-    tensors: dict[str, npt.NDArray[Any]] = {"bases": style.bases, "confidence": style.confidence}
+    tensors: packed.Tensors = {"bases": style.bases, "confidence": style.confidence}
     if style.predictor is not None:
         tensors["predictor"] = np.frombuffer(style.predictor, np.uint8)
     tensors |= {f"network.{name}": tensor for name, tensor in style.network.items()}
-    packed = {name: np.ascontiguousarray(tensor) for name, tensor in sorted(tensors.items())}
-    return bytes(save(packed, {"style": json.dumps(told, sort_keys=True, allow_nan=False)}))
+    return packed.pack(tensors, {"format": FORMAT, "metrics": style.metrics, "provenance": style.provenance})
 
 
 def read(data: bytes) -> Style:
     """The style in `data`. Raises STYLE_INVALID with the reason, which never quotes the file."""
-    if len(data) > BYTES_MAX:
-        _refuse(f"the file is larger than {BYTES_MAX >> 20} MiB")
-    told = _told(data)
-    tensors = _tensors(data)
+    try:
+        tensors, told = packed.unpack(data, BYTES_MAX)
+    except ValueError as problem:
+        raise error("STYLE_INVALID", str(problem)) from None
+    metrics, provenance = told.get("metrics"), told.get("provenance")
+    if told.get("format") != FORMAT or not isinstance(metrics, dict) or not isinstance(provenance, dict):
+        _refuse("its header describes a style of another format")
     bases, confidence = tensors.pop("bases", None), tensors.pop("confidence", None)
     predictor = tensors.pop("predictor", None)
     if bases is None or bases.dtype != np.float32 or bases.shape[1:] != (SIZE, SIZE, SIZE, 3):
@@ -82,22 +75,19 @@ def read(data: bytes) -> Style:
         _refuse(f"it has not 1 to {BASES_MAX} bases")
     if confidence is None or confidence.dtype != np.float32 or confidence.shape != (SIZE, SIZE, SIZE):
         _refuse(f"it has no confidence of {SIZE} points a side")
-    if not (np.isfinite(bases).all() and np.abs(bases).max() <= VALUE_MAX):
-        _refuse("a value is not finite or far out of range")
-    if not (confidence.min() >= 0.0 and confidence.max() <= 1.0):  # this way round refuses NaN too
+    if np.abs(bases).max() > VALUE_MAX:
+        _refuse("a value is far out of range")
+    if confidence.min() < 0.0 or confidence.max() > 1.0:
         _refuse("a confidence is not between 0 and 1")
     if predictor is None and len(bases) != 1:
         _refuse("it has several bases and nothing that weighs them")
     if predictor is not None and (predictor.dtype != np.uint8 or not 0 < predictor.size <= PREDICTOR_BYTES_MAX):
         _refuse("its predictor is no model, or too large")
-    network = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
-    if any(
-        not name.startswith("network.") or tensor.dtype != np.float32 or not np.isfinite(tensor).all()
-        for name, tensor in tensors.items()
-    ):
+    if any(not name.startswith("network.") or tensor.dtype != np.float32 for name, tensor in tensors.items()):
         _refuse("it holds a tensor that no style has")
+    network = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
     model = None if predictor is None else predictor.tobytes()
-    return Style(bases, confidence, model, network, told["metrics"], told["provenance"])
+    return Style(bases, confidence, model, network, metrics, provenance)
 
 
 def is_bundle(data: bytes) -> bool:
@@ -132,41 +122,5 @@ def baked(style: Style, gains: npt.NDArray[Any], weights: npt.NDArray[Any]) -> C
     return Cube(gained + sure * (look - gained), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-def _told(data: bytes) -> dict[str, Any]:
-    """Metrics and provenance, out of the header's metadata."""
-    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
-    if not 2 <= length <= min(HEADER_BYTES_MAX, len(data) - 8):
-        _refuse("it is no safetensors file, or its header is too long")
-    try:
-        header = _JSON.decode(data[8 : 8 + length].decode())
-        told = _JSON.decode(header["__metadata__"]["style"])
-        known = told["format"] == FORMAT and isinstance(told["metrics"], dict) and isinstance(told["provenance"], dict)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise _invalid("its header does not describe a style") from None
-    if not known:
-        _refuse("its header describes a style of another format")
-    if len(header) > TENSORS_MAX + 1:
-        _refuse(f"it holds more than {TENSORS_MAX} tensors")
-    return cast(dict[str, Any], told)
-
-
-def _tensors(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """Every tensor by name. The library checks that shapes, types and offsets fit the file."""
-    try:
-        found = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    except safetensors.SafetensorError:
-        raise _invalid("its tensors do not fit its header") from None
-    tensors = {}
-    for name, tensor in found:
-        if tensor["dtype"] not in _TYPES:
-            _refuse("it holds a tensor that no style has")
-        tensors[name] = np.frombuffer(tensor["data"], _TYPES[tensor["dtype"]]).reshape(tensor["shape"])
-    return tensors
-
-
-def _invalid(reason: str) -> SafelightError:
-    return error("STYLE_INVALID", reason)
-
-
 def _refuse(reason: str) -> NoReturn:
-    raise _invalid(reason)
+    raise error("STYLE_INVALID", reason)
