@@ -123,6 +123,15 @@ class Objects:
 
         return await self._run(stat)
 
+    async def keys(self, folder: str) -> list[str]:
+        """The keys of the objects that lie in `folder` (it ends with a slash), not of those in folders in it."""
+
+        def listed() -> list[str]:
+            found = self._client.list_objects(self._bucket, folder)
+            return [str(one.object_name) for one in found if not one.is_dir]
+
+        return await self._run(listed)
+
     async def remove(self, key: str) -> None:
         """Delete the object; one that is not there is fine."""
         await self._run(lambda: self._client.remove_object(self._bucket, key))

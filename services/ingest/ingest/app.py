@@ -14,13 +14,14 @@ from ingest import api
 from ingest.catalog import Catalog
 from ingest.handlers import SOURCE, Handlers
 from ingest.settings import Settings
+from ingest.styles import Styles
 from ingest.tables import OUTBOX
 from ingest.uploads import Uploads
 from runtime import postgres, service
 from runtime.objects import Objects
 from runtime.outbox import Outbox
 from runtime.sandbox import Sandbox
-from runtime.settle import subscribe
+from runtime.settle import consume_batches, subscribe
 
 
 @contextlib.asynccontextmanager
@@ -38,15 +39,18 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             httpx.AsyncClient(base_url=settings.orchestrator_url, timeout=2) as orchestrator,
             service.nats_broker(app, settings, SOURCE) as (broker, nc),
         ):
-            outbox = Outbox(engine, OUTBOX, nc.jetstream())
+            outbox, styles = Outbox(engine, OUTBOX, nc.jetstream()), Styles(engine, objects)
             app.state.uploads = Uploads(
-                engine, outbox, objects, Catalog(orchestrator, objects), settings.upload_bytes_max
+                engine, outbox, objects, Catalog(orchestrator), styles, settings.upload_bytes_max
             )
+            app.state.styles, app.state.objects, app.state.link_s = styles, objects, settings.link_s
             app.state.checks += [partial(postgres.check, engine), objects.check]
             handlers = Handlers(nc.jetstream(), objects, sandbox)
             subscribe(broker, topology.consumer("ingest-analysis"), handlers.analyze, workers=settings.analysis_workers)
             await broker.start()
-            async with service.background(outbox.sweep_forever()):
+            async with service.background(
+                outbox.sweep_forever(), consume_batches(nc, topology.consumer("ingest-styles"), styles.succeeded)
+            ):
                 yield
     finally:
         sandbox.close()

@@ -11,7 +11,8 @@ can be refused is refused as early as the facts allow:
 
 Pure: no I/O, no clock. A refusal is a value whose code is a row of contracts.errors.
 Whether the bytes behind a good head decode is found out by the `analyze` phase, which runs
-in a process of its own; no decoder touches hostile bytes here.
+in a process of its own; no decoder touches hostile bytes here. Not every pipeline takes every type:
+which one takes what is known when the whole form is (`catalog`).
 """
 
 from __future__ import annotations
@@ -33,13 +34,19 @@ PIXELS_MAX: Final = 120_000_000
 # 100 MP is today's largest camera sensor (11,656 x 8,742 = 101.9 MP); 120 MP of 8-bit RGB are
 # 360 MB, which the largest decoder that cannot stream (WebP, AVIF) has to hold at once.
 
+CUBE: Final = "application/x-cube-lut"
+ZIP: Final = "application/zip"
+
+CUBE_BYTES_MAX: Final = 32 * 2**20
+# 65 points a side are the most that tools write: 65³ rows of 3 long numbers are 11 MB; more is no look.
+
 ENVELOPE_BYTES: Final = 64 * 2**10
 # A multipart body is longer than its file: boundaries, part headers, and a few short fields.
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The head is of a type that can be decoded here."""
+    """The head is of a type that some pipeline works with."""
 
     media_type: str
 
@@ -60,10 +67,14 @@ SMALLEST_HEADER: Final[dict[str, int]] = {
     "image/webp":    30,  # RIFF 12 + chunk 8 + VP8 frame header 10
     "image/tiff":    26,  # header 8 + IFD count 2 + one entry 12 + next offset 4
     "image/avif":    20,  # ftyp box: size 4, name 4, brand 4, version 4, one compatible brand 4
+    ZIP:             30,  # the header of the first file in it
 }
 
 # What analysis.formats can decode: a test holds the two together. A pipeline says which of them it takes.
 DECODABLE: Final = frozenset({"image/jpeg", "image/png", "image/webp", "image/tiff", "image/avif"})
+
+# A ZIP of pairs that a style is learnt from, and a look from another tool. What is in them is a worker's to find out.
+TAKEN: Final = DECODABLE | {ZIP, CUBE}
 
 ADVICE: Final[dict[str, str]] = {
     # media type            why not, and what to send instead
@@ -80,10 +91,16 @@ def sniff(head: bytes) -> str | None:
 
     `filetype` reads signatures only; a head too short to hold its own type's header is None.
     """
-    found: str | None = filetype.guess_mime(head)
+    found: str | None = filetype.guess_mime(head) or (CUBE if _begins_as_cube(head) else None)
     if found is None or len(head) < SMALLEST_HEADER.get(found, 0):
         return None
     return found
+
+
+def _begins_as_cube(head: bytes) -> bool:
+    """A text whose first line is a comment or a keyword of Adobe's "Cube LUT Specification 1.0"; it has no magic."""
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return first.startswith((b"#", b"TITLE", b"LUT_", b"DOMAIN_")) and b"\0" not in head
 
 
 def judge_length(content_length: int | None, bytes_max: int) -> Refused | None:
@@ -98,15 +115,17 @@ def judge_head(head: bytes) -> Accepted | Refused:
     if not head:
         return Refused("UPLOAD_EMPTY", "The file has no bytes.")
     media_type = sniff(head)
-    if media_type in DECODABLE:
+    if media_type in TAKEN:
         return Accepted(media_type)
-    expected = ", ".join(sorted(DECODABLE))
+    expected = ", ".join(sorted(TAKEN))
     why = ADVICE.get(media_type or "", f"The content is none of: {expected}.")
     return Refused("MEDIA_TYPE_UNSUPPORTED", why)
 
 
-def judge_size(size: int, bytes_max: int, *, complete: bool) -> Refused | None:
+def judge_size(size: int, bytes_max: int, media_type: str | None = None, *, complete: bool) -> Refused | None:
     """Refuse by the file's bytes counted so far, at each chunk and once more when `complete`."""
+    if media_type == CUBE:
+        bytes_max = min(bytes_max, CUBE_BYTES_MAX)
     if size > bytes_max:
         return _too_large(bytes_max)
     if complete and size == 0:

@@ -106,7 +106,7 @@ class _Intake:
     def take(self, chunk: bytes) -> None:
         """Raises UPLOAD_TOO_LARGE, or MEDIA_TYPE_UNSUPPORTED as soon as the head tells."""
         self.size += len(chunk)
-        self._refuse(judge_size(self.size, self._size_max, complete=False))
+        self._refuse(judge_size(self.size, self._size_max, self.media_type, complete=False))
         self._hash.update(chunk)
         if self.media_type is None:
             self._head += chunk
@@ -115,9 +115,9 @@ class _Intake:
 
     def finish(self) -> tuple[str, int, str]:
         """(sha256, size, media type). Raises UPLOAD_EMPTY or MEDIA_TYPE_UNSUPPORTED."""
-        self._refuse(judge_size(self.size, self._size_max, complete=True))
-        if self.media_type is None:
+        if self.media_type is None and self.size:
             self._judge()
+        self._refuse(judge_size(self.size, self._size_max, self.media_type, complete=True))
         assert self.media_type is not None
         return self._hash.hexdigest(), self.size, self.media_type
 

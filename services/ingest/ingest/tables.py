@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, Table, Text, Uuid, func
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    false,
+    func,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from runtime.outbox import outbox_table
@@ -24,10 +38,36 @@ UPLOADS: Final = Table(
     Column("sha256", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("media_type", Text, nullable=False),
+    Column("style_name", Text),  # what the style will be called that its job makes
     Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("size > 0", name="not_empty"),
     CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_hex"),
     Index(None, "tenant", "sha256"),
+)
+
+EVERYBODY: Final = ""  # no tenant has this name: whose the built-in styles are
+
+STYLES: Final = Table(
+    "styles",  # append-only (a trigger refuses the rest): what a job has pinned stays what it is
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),  # from 1, without gaps
+    Column("kind", Text, nullable=False),
+    Column("objects", JSONB, nullable=False),  # by part: contracts.artifacts.ObjectRef
+    Column("facts", JSONB, nullable=False),  # what its job found out: how well it was learnt
+    Column("engine", Text),
+    Column("degraded", Boolean, nullable=False, server_default=false()),
+    Column("job_id", Uuid),
+    Column("job_revision", Integer),  # of the job's ending: one that works again makes another version
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("version > 0", name="version_from_1"),
+    CheckConstraint("kind IN ('learnt', 'imported', 'built-in')", name="kind"),
+    CheckConstraint("objects ? 'cube'", name="has_a_cube"),
+    CheckConstraint("(kind = 'built-in') = (tenant = '')", name="built_in_is_everybodys"),
+    CheckConstraint("(kind = 'built-in') = (job_id IS NULL)", name="made_by_a_job"),
+    CheckConstraint("(job_id IS NULL) = (job_revision IS NULL)", name="of_an_ending"),
+    UniqueConstraint("job_id", "job_revision"),
 )
 
 IDEMPOTENCY: Final = Table(

@@ -22,7 +22,8 @@ from contracts.jobs import Status
 from contracts.uploads import UPLOAD_RECEIVED, Lane, UploadReceived
 from ingest import store
 from ingest.catalog import Catalog
-from ingest.receive import Received, receive
+from ingest.receive import receive
+from ingest.styles import KINDS, NAME, Styles
 from runtime import clock, logs, telemetry
 from runtime.objects import Objects
 from runtime.outbox import Outbox, Outgoing, outgoing
@@ -36,15 +37,40 @@ class Options(BaseModel):
     """The form fields beside the file: what the caller wants done."""
 
     pipeline: str = Field(default="photo", pattern=r"^[a-z0-9-]{1,64}$", description="which pipeline")
-    style: str | None = Field(default=None, description="name of a style; none leaves the colours alone")
+    style: str | None = Field(
+        default=None, description="`name` or `name@version` of a style; none leaves the colours alone"
+    )
     style_strength: float = Field(default=1.0, ge=0, le=1, description="0 keeps the original's colours, 1 is the style")
     crop: Aspect = Field(default="original", description="aspect of the crop; none keeps the frame")
+    style_name: str | None = Field(
+        default=None, pattern=f"^{NAME}$", description="what the style will be called that the pipeline makes"
+    )
     batch: UUID | None = Field(default=None, description="id of the batch that the job belongs to")
     lane: Lane | None = Field(default=None, description="who goes first; default: interactive, in a batch bulk")
 
 
 NOT_OPTIONS: Final = {"pipeline", "batch", "lane"}  # these are about the job, the others about what it makes
-FIELDS: Final = tuple(Options.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields that one route takes beside the file. `pipeline`: it is for that one, and `name` is its style's."""
+
+    fields: tuple[str, ...] = tuple(Options.model_fields)
+    pipeline: str | None = None
+
+    def read(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """What was sent, as fields of Options."""
+        if self.pipeline is None:
+            return dict(texts)
+        return {"style_name" if name == "name" else name: text for name, text in texts.items()} | {
+            "pipeline": self.pipeline
+        }
+
+
+ANY: Final = Form()
+TRAINING: Final = Form(("name", "lane"), "style-training")
+IMPORT: Final = Form(("name", "lane"), "style-import")
 
 
 class UploadAnswer(BaseModel):
@@ -65,10 +91,11 @@ class Uploads:
     outbox: Outbox
     objects: Objects
     catalog: Catalog
+    styles: Styles
     bytes_max: int
 
     async def take(
-        self, tenant: str, idempotency_key: str | None, content_type: str, body: AsyncIterator[bytes]
+        self, tenant: str, idempotency_key: str | None, content_type: str, body: AsyncIterator[bytes], form: Form = ANY
     ) -> UploadAnswer:
         """Take one multipart body in.
 
@@ -79,14 +106,14 @@ class Uploads:
         known = await self._known(tenant, idempotency_key)
         upload_id = uuid4()
         key = f"uploads/{upload_id}"
-        got = await receive(content_type, body, self.bytes_max, FIELDS, None if known else self.objects, key)
-        fingerprint = _fingerprint(got)
+        got = await receive(content_type, body, self.bytes_max, form.fields, None if known else self.objects, key)
+        fields = form.read(got.fields)
+        fingerprint = _fingerprint(got.sha256, fields)
         if known:
             return await self._repeat(known, fingerprint)
         orphan = True
         try:
-            options = _options(got.fields)
-            attachments = await self._checked(options, got.media_type)
+            options, attachments = await self._checked(tenant, _options(fields), got.media_type)
             original = ObjectRef(key=key, sha256=got.sha256, size=got.size, media_type=got.media_type)
             received = UploadReceived(
                 upload_id=upload_id,
@@ -129,11 +156,15 @@ class Uploads:
         await self.outbox.sweep(row=str(answer.upload_id))  # in case the first try could not publish
         return answer
 
-    async def _checked(self, options: Options, media_type: str) -> dict[str, ObjectRef]:
+    async def _checked(self, tenant: str, options: Options, media_type: str) -> tuple[Options, dict[str, ObjectRef]]:
+        """The options with the style's version, and the objects that the job will read: pinned at this moment."""
         accepts = await self.catalog.accepts(options.pipeline)
         if accepts is not None and media_type not in accepts:
             raise error("MEDIA_TYPE_UNSUPPORTED", f"{options.pipeline} takes {', '.join(sorted(accepts))}")
-        return {"lut": await self.catalog.style(options.style)} if options.style else {}
+        if not options.style:
+            return options, {}
+        style = await self.styles.meant(tenant, options.style)
+        return options.model_copy(update={"style": style.reference}), {"lut": style.look}
 
     async def _insert(
         self,
@@ -160,10 +191,14 @@ def _message(received: UploadReceived) -> Outgoing:
 
 def _options(fields: Mapping[str, str]) -> Options:
     try:
-        return Options.model_validate(fields)
+        options = Options.model_validate(fields)
     except ValidationError as problem:
         wrong = ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors())
         raise error("REQUEST_INVALID", wrong) from problem
+    if (options.style_name is not None) != (options.pipeline in KINDS):
+        what = "needs a name for the style that it makes" if options.pipeline in KINDS else "makes no style"
+        raise error("REQUEST_INVALID", f"style_name: this pipeline {what}")
+    return options
 
 
 def _answer(received: UploadReceived) -> UploadAnswer:
@@ -176,6 +211,6 @@ def _answer(received: UploadReceived) -> UploadAnswer:
     )
 
 
-def _fingerprint(got: Received) -> str:
-    request: dict[str, Any] = {"file": got.sha256, "fields": dict(got.fields)}
+def _fingerprint(sha256: str, fields: Mapping[str, str]) -> str:
+    request: dict[str, Any] = {"file": sha256, "fields": fields}
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

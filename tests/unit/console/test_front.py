@@ -15,6 +15,8 @@ from console.page import FILES, headers
     ("path", "service"),
     [
         ("/v1/uploads", "ingest"),
+        ("/v1/styles", "ingest"),
+        ("/v1/styles/mono@1/cube", "ingest"),
         ("/v1/jobs", "output"),
         ("/v1/jobs/7", "output"),
         ("/v1/jobs/7/events", "output"),

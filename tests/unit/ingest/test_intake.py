@@ -12,10 +12,13 @@ from contracts.errors import ERRORS
 from ingest.analysis.decode import LOADERS
 from ingest.analysis.formats import decodable
 from ingest.intake import (
+    CUBE,
+    CUBE_BYTES_MAX,
     DECODABLE,
     ENVELOPE_BYTES,
     HEAD_BYTES,
     SMALLEST_HEADER,
+    ZIP,
     Accepted,
     Refused,
     judge_head,
@@ -33,10 +36,10 @@ TIFF = SMALL.tiffsave_buffer()
 AVIF = SMALL.heifsave_buffer(compression="av1", effort=0)
 
 
-def zipped() -> bytes:
+def zipped(name: str = "before/1.jpg") -> bytes:
     file = BytesIO()
     with ZipFile(file, "w") as archive:
-        archive.writestr("photo.heic", "nothing")
+        archive.writestr(name, "nothing")
     return file.getvalue()
 
 
@@ -51,9 +54,12 @@ def zipped() -> bytes:
         pytest.param(
             b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + b"\0" * 50, "image/avif", id="an AVIF of brand mif1 is taken"
         ),
+        pytest.param(zipped(), ZIP, id="a ZIP of pairs is taken"),
+        pytest.param(b'TITLE "x"\nLUT_3D_SIZE 2\n', CUBE, id="a LUT is taken"),
+        pytest.param(b"\xef\xbb\xbf\r\n# made by hand\r\nLUT_3D_SIZE 2\r\n", CUBE, id="a LUT from Windows is taken"),
     ],
 )
-def test_a_photo_is_known_by_its_content(data: bytes, media_type: str) -> None:
+def test_a_file_is_known_by_its_content(data: bytes, media_type: str) -> None:
     assert judge_head(data[:HEAD_BYTES]) == Accepted(media_type)
 
 
@@ -64,7 +70,11 @@ def test_a_photo_is_known_by_its_content(data: bytes, media_type: str) -> None:
         pytest.param(b"Dear photo,\nI am a text named .jpg.\n" * 20, "MEDIA_TYPE_UNSUPPORTED", id="a text named .jpg"),
         pytest.param(b'<svg xmlns="http://www.w3.org/2000/svg"/>', "MEDIA_TYPE_UNSUPPORTED", id="an SVG"),
         pytest.param(b'<?xml version="1.0"?><svg/>', "MEDIA_TYPE_UNSUPPORTED", id="an SVG behind an XML declaration"),
-        pytest.param(zipped(), "MEDIA_TYPE_UNSUPPORTED", id="a ZIP called .heic"),
+        pytest.param(zipped()[:29], "MEDIA_TYPE_UNSUPPORTED", id="a ZIP without a whole header"),
+        pytest.param(b"PK\5\6" + b"\0" * 18, "MEDIA_TYPE_UNSUPPORTED", id="a ZIP with nothing in it"),
+        pytest.param(zipped("word/document.xml"), "MEDIA_TYPE_UNSUPPORTED", id="an office document"),
+        pytest.param(b"LUT_3D_SIZE 2\0", "MEDIA_TYPE_UNSUPPORTED", id="a LUT that is no text"),
+        pytest.param(b"0 0 0\n" * 8, "MEDIA_TYPE_UNSUPPORTED", id="rows of a LUT without its header"),
         pytest.param(b"%PDF-1.7\n" + JPEG, "MEDIA_TYPE_UNSUPPORTED", id="a PDF with a JPEG behind it"),
         pytest.param(SMALL.gifsave_buffer(), "MEDIA_TYPE_UNSUPPORTED", id="a GIF"),
         pytest.param(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 50, "MEDIA_TYPE_UNSUPPORTED", id="a HEIC"),
@@ -114,9 +124,17 @@ def test_bytes_are_counted_while_they_come(size: int, complete: bool, code: str 
     assert (verdict.code if verdict else None) == code
 
 
+def test_a_look_may_be_no_larger_than_looks_are() -> None:
+    assert judge_size(CUBE_BYTES_MAX, 2**30, CUBE, complete=True) is None
+    for media_type, refused in ((CUBE, True), (ZIP, False), (None, False)):
+        verdict = judge_size(CUBE_BYTES_MAX + 1, 2**30, media_type, complete=False)
+        assert (verdict is not None) == refused
+
+
 def test_every_accepted_type_decodes_here_and_heic_does_not() -> None:
     answer = decodable()
-    assert {kind for kind, works in answer.items() if works} == DECODABLE == set(LOADERS) == set(SMALLEST_HEADER)
+    assert {kind for kind, works in answer.items() if works} == DECODABLE == set(LOADERS)
+    assert set(SMALLEST_HEADER) == DECODABLE | {ZIP}
     assert answer["image/heic"] is False, "libvips learned HEIC: accept it and take this line away"
 
 
