@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from gpu_bridge.providers.local import ENDED_MAX, LocalProvider
-from gpu_bridge.providers.port import Broken, Ended, Pending, Provider
+from gpu_bridge.providers import local as local_module
+from gpu_bridge.providers.local import ENDED_MAX, BoxProvider, LocalProvider
+from gpu_bridge.providers.port import Available, Broken, Ended, Pending, Provider, Unavailable
 from gpu_bridge.settings import Settings
 from runtime.objects import Objects
 from tests.integration.conftest import SettingsOf, until
@@ -63,6 +65,57 @@ class TestLocal(ProviderConformance):
             yield made
 
 
+class TestBox(ProviderConformance):
+    """The own GPU: a driver that answers, and engines that find no card compute on the CPU."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    async def provider(cls, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Provider]:
+        with driver(tmp_path_factory.mktemp("driver"), "echo NVIDIA L4"):
+            made = BoxProvider(weights=None, allow_noncommercial=False, idle_s=30, workers=2)
+            try:
+                yield made
+            finally:
+                await made.close()
+
+
+@contextmanager
+def driver(folder: Path, script: str) -> Iterator[None]:
+    """Let `nvidia-smi` be this shell script."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("script", "state"),
+    [
+        pytest.param("echo NVIDIA L4", Available, id="it answers"),
+        pytest.param("exit 9", Unavailable, id="it has no card"),
+        pytest.param("exec sleep 60", Unavailable, id="it hangs"),
+    ],
+)
+async def test_the_box_is_as_well_as_its_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, state: type
+) -> None:
+    monkeypatch.setattr(local_module, "DRIVER_S", 1.0)
+    box = BoxProvider(weights=None, allow_noncommercial=False, idle_s=30)
+    with driver(tmp_path, script):
+        assert isinstance(await box.health(), state)
+    await box.close()
+
+
+async def test_a_box_without_a_driver_is_ill_and_the_own_cpu_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    box = BoxProvider(weights=None, allow_noncommercial=False, idle_s=30)
+    assert isinstance(await box.health(), Unavailable)
+    async with local() as provider:
+        assert await provider.health() == Available()
+
+
 def children() -> list[psutil.Process]:
     """The worker processes that this process has now."""
 
@@ -108,7 +161,7 @@ async def test_a_killed_worker_loses_its_call_and_the_next_gets_a_new_one(object
 async def test_a_worker_past_its_deadline_does_not_live_on(objects: Objects, stall: Stall) -> None:
     async with local(workers=1) as provider:
         item = await styled(objects, picture(), inputs={"image": stall.link()})
-        handle = await provider.submit(request(item, deadline_s=1.5))
+        handle = await provider.submit(request(item, deadline_s=5))
         await stall.asked.wait()
         [child] = children()
         assert await code_of(provider, handle) == "CALL_DEADLINE"

@@ -19,13 +19,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stack import control, supervisor
+from stack import cli_weights, control, supervisor
 from stack.home import Home, Refusal
 from stack.ports import PORTS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 topology_app = typer.Typer(no_args_is_help=True, help="Streams and consumers on the broker.")
 app.add_typer(topology_app, name="topology")
+app.add_typer(cli_weights.app, name="weights")
 _out = Console()
 _err = Console(stderr=True)
 
@@ -210,7 +211,7 @@ def main() -> None:
     """Run the command line."""
     own = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     first = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    if first not in own | {"topology"}:
+    if first not in own | {"topology", "weights"}:
         _mount_client()
     if first in (None, "demo"):
         _mount_demo()

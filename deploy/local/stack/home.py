@@ -6,6 +6,7 @@
   secrets.json         mode 600, made once
   logs/NAME.log        mode 700
   data/{nats,postgres,s3}/
+  weights/             models' files, where `safelight weights pull` was asked for them
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+    @property
+    def weights(self) -> Path:
+        """The models' files that an operator has pulled."""
+        return self.path / "weights"
 
     @property
     def data(self) -> Path:

@@ -49,9 +49,10 @@ _ALL: Final = ("nats", "postgres", "s3")
 _BOTH: Final = ("tenants", "operators")
 _OPERATORS: Final = ("operators",)
 _BEHIND: Final = ("ingest", "orchestrator", "gpu-bridge", "output")
-_ANALYSIS: Final = ("UPLOAD_BYTES_MAX", "ANALYSIS_WORKERS", "ANALYSIS_MEMORY_BYTES")
+_ANALYSIS: Final = ("LINK_S", "UPLOAD_BYTES_MAX", "ANALYSIS_WORKERS", "ANALYSIS_MEMORY_BYTES")
 _MACHINE: Final = ("PIPELINES_DIR", "RUNNING_MAX", "TENANT_WEIGHTS", "GPU_USD_PER_S", "BENCH_PIPELINES")
 _LOCAL: Final = ("LOCAL_WORKERS", "LOCAL_MEMORY_BYTES", "LOCAL_IDLE_S")
+_BOX: Final = ("BOX", "WEIGHTS_DIR", "ALLOW_NONCOMMERCIAL")
 _REMOTE: Final = ("MODAL_APP", "MODAL_ENVIRONMENT", "GPU_TERMS", "S3_PUBLIC_ENDPOINT")
 _MODAL: Final = ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET")
 _RENDER: Final = ("LINK_S", "RENDER_WORKERS", "RENDER_MEMORY_BYTES")
@@ -60,7 +61,7 @@ SERVICES: Final[tuple[Service, ...]] = (
     #       name            servers               keys          knows              settings           secrets
     Service("ingest",       _ALL,                 ("tenants",), ("orchestrator",), _ANALYSIS),
     Service("orchestrator", ("nats", "postgres"), _BOTH,        (),                _MACHINE),
-    Service("gpu-bridge",   _ALL,                 _OPERATORS,   (),                _LOCAL + _REMOTE,  _MODAL),
+    Service("gpu-bridge",   _ALL,                 _OPERATORS,   (),                _LOCAL + _BOX + _REMOTE, _MODAL),
     Service("output",       _ALL,                 _BOTH,        (),                _RENDER),
     Service("console",      ("s3-address",),      (),           _BEHIND,           ()),
 )
@@ -132,7 +133,7 @@ def programs(home: Home, ports: Mapping[str, int], secrets: Mapping[str, str]) -
         Program(
             name=service.name,
             command=(sys.executable, "-P", "-m", service.role),
-            environment=_python_environment(home) | environment(service, ports, secrets),
+            environment=_python_environment(home) | _of_home(service, home) | environment(service, ports, secrets),
             folder=home.path,
             ready=partial(http_ok, ports[service.name], "/ready"),
             grace_s=30,
@@ -151,6 +152,10 @@ def setup_program(home: Home, ports: Mapping[str, int], secrets: Mapping[str, st
         ready=lambda: False,
         gated=True,
     )
+
+
+def _of_home(service: Service, home: Home) -> dict[str, str]:
+    return {"SAFELIGHT_WEIGHTS_DIR": str(home.weights)} if "WEIGHTS_DIR" in service.settings else {}
 
 
 def _python_environment(home: Home) -> dict[str, str]:

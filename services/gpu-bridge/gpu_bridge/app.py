@@ -14,7 +14,7 @@ from gpu_bridge import api, terms
 from gpu_bridge.handlers import Handlers
 from gpu_bridge.ledger import LEASE_S, SOURCE, Ledger
 from gpu_bridge.marks import MarkStore
-from gpu_bridge.providers.local import LocalProvider
+from gpu_bridge.providers.local import BoxProvider, LocalProvider
 from gpu_bridge.providers.port import Provider
 from gpu_bridge.settings import Settings
 from gpu_bridge.submitter import Submitter
@@ -34,6 +34,14 @@ def providers(settings: Settings) -> list[Provider]:
             workers=settings.local_workers, memory_bytes=settings.local_memory_bytes, idle_s=settings.local_idle_s
         )
     ]
+    if settings.box:
+        found.append(
+            BoxProvider(
+                weights=settings.weights_dir,
+                allow_noncommercial=settings.allow_noncommercial,
+                idle_s=settings.local_idle_s,
+            )
+        )
     if settings.modal_app:
         from gpu_bridge.providers.modal import ModalProvider
 

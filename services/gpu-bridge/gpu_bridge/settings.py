@@ -19,17 +19,22 @@ class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
 
     `modal_app` names the deployed app; without it Modal is not asked. Its credentials are the SDK's
     own variables (MODAL_TOKEN_ID, MODAL_TOKEN_SECRET). `gpu_terms` is a file of limits and prices.
+    `box`: this machine has a GPU of its own; its engines find weights in the folder `weights_dir`, and
+    `allow_noncommercial` lets those run whose licence forbids a business to use them.
     """
 
     local_workers: int = Field(default=2, ge=1, le=64)
     local_memory_bytes: int = Field(default=6 * GIB, gt=0)
     local_idle_s: float = Field(default=30, gt=0)
+    box: bool = False
+    weights_dir: Path | None = None
+    allow_noncommercial: bool = False
     modal_app: str | None = None
     modal_environment: str | None = None
     gpu_terms: Path | None = None
     calls_in_flight_max: int = Field(default=5000, ge=1)
 
-    @field_validator("modal_app", "modal_environment", "gpu_terms", mode="before")
+    @field_validator("modal_app", "modal_environment", "gpu_terms", "weights_dir", mode="before")
     @classmethod
     def _empty_is_none(cls, given: str | Path | None) -> str | Path | None:
         return given or None

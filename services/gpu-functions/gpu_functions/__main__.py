@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None, catalog: Sequence[EngineRow] = 
     """Serve calls until stdin ends. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="gpu_functions", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--memory-bytes", type=int, help="limit of the address space (RLIMIT_AS), where there is one")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="what engines may compute on")
     parser.add_argument("--weights", type=Path, help="folder of the weights that were pulled")
     parser.add_argument("--allow-noncommercial", action="store_true", help="run what may not be used commercially")
     options = parser.parse_args(arguments)
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None, catalog: Sequence[EngineRow] = 
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     shelf = Shelf(options.weights, options.allow_noncommercial)
-    return serve(sys.stdin.buffer, _take_stdout(), Runner(catalog=catalog, shelf=shelf))
+    return serve(sys.stdin.buffer, _take_stdout(), Runner(options.device, catalog, shelf=shelf))
 
 
 def serve(requests: BinaryIO, wire: Wire, runner: Runner) -> int:

@@ -132,10 +132,10 @@ class Shelf:
         source = f"{mirror.rstrip('/')}/{name}" if mirror else weight.url
         try:
             if source.startswith(("https://", "http://")):
-                _download(source, part, weight.size, told)
+                _download(source, part, weight.size if weight.sha256 else 2 * weight.size, told)
             else:
                 shutil.copyfile(source, part)
-        except (httpx.HTTPError, OSError) as problem:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as problem:
             raise error("WEIGHTS_UNAVAILABLE", f"{name}: {_why(problem)}") from problem
         found, pin = _sha256(part), self.pin(name)
         if pin is not None and found != pin:
@@ -153,14 +153,11 @@ class Shelf:
 EMPTY: Final = Shelf()
 
 
-def _download(url: str, part: Path, size: int, told: Callable[[int, int], None]) -> None:
-    """Bring `part` to its full length, from where it ends. Raises httpx.HTTPError, OSError."""
+def _download(url: str, part: Path, bytes_max: int, told: Callable[[int, int], None]) -> None:
+    """Bring `part` to its full length, from where it ends. Raises httpx.HTTPError, OSError, WEIGHTS_INVALID."""
     import httpx
 
     have = part.stat().st_size if part.is_file() else 0
-    if have > size:
-        part.unlink()
-        have = 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     with httpx.stream("GET", url, headers=headers, timeout=SILENCE_S, follow_redirects=True) as answer:
         if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and have:
@@ -172,7 +169,12 @@ def _download(url: str, part: Path, size: int, told: Callable[[int, int], None])
             for chunk in answer.iter_bytes(CHUNK_BYTES):
                 file.write(chunk)
                 have += len(chunk)
-                told(have, size)
+                if have > bytes_max:
+                    break
+                told(have, bytes_max)
+    if have > bytes_max:
+        part.unlink()
+        raise error("WEIGHTS_INVALID", f"what comes for {part.stem} is longer than it can be")
 
 
 def _why(problem: Exception) -> str:

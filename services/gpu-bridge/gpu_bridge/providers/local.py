@@ -16,25 +16,35 @@ import json
 import os
 import sys
 from collections import deque
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from contracts.envelope import CallRequest, CallResponse
 from contracts.errors import SafelightError, error
-from gpu_bridge.providers.port import Available, Broken, Capabilities, Ended, News, Pending
+from gpu_bridge.providers.port import Available, Broken, Capabilities, Ended, News, Pending, Unavailable
 from runtime import clock, logs
 
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 KEPT_S: Final = 30.0  # an answer that was taken may be asked for again: who took it may not have come to record it
 ENDED_MAX: Final = 1000  # answers that are kept; about 2 KB each
 KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
+OWN_CPU: Final = Capabilities(device="cpu", cancels=True, webhooks=False, prewarms=False, shared=False, retention_s=0.0)
+OWN_GPU: Final = replace(OWN_CPU, device="gpu")
+CUDA_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "HOME")  # torch keeps compiled kernels at home
+DRIVER: Final = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+DRIVER_S: Final = 4.0  # until a driver that hangs counts as gone: it does when a card has fallen off its bus
+DRIVER_EVERY_S: Final = 30.0
 log = logs.get()
 
 
 class _Worker:
-    """One child process and the calls it serves, one at a time."""
+    """One child process and the calls it serves, one at a time. `arguments` are those of `python -m gpu_functions`."""
 
-    def __init__(self, memory_bytes: int) -> None:
-        self._memory_bytes = memory_bytes
+    def __init__(self, arguments: tuple[str, ...], variables: tuple[str, ...]) -> None:
+        self._arguments = arguments
+        self._variables = variables
         self._process: asyncio.subprocess.Process | None = None
         self.idle_since = 0.0
 
@@ -69,11 +79,10 @@ class _Worker:
                 sys.executable,
                 "-m",
                 "gpu_functions",
-                "--memory-bytes",
-                str(self._memory_bytes),
+                *self._arguments,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
+                env={name: os.environ[name] for name in self._variables if name in os.environ},
                 limit=LINE_BYTES_MAX,
             )
         return self._process
@@ -101,13 +110,11 @@ class LocalProvider:
     answer can be asked for again for `kept_s` after it was taken.
     """
 
-    name: Final = "local"
-    capabilities: Final = Capabilities(
-        device="cpu", cancels=True, webhooks=False, prewarms=False, shared=False, retention_s=0.0
-    )
-
     def __init__(self, *, workers: int, memory_bytes: int, idle_s: float, kept_s: float = KEPT_S) -> None:
-        self._memory_bytes = memory_bytes
+        self.name = "local"
+        self.capabilities = OWN_CPU
+        self._arguments: tuple[str, ...] = ("--memory-bytes", str(memory_bytes))
+        self._variables: tuple[str, ...] = KEPT_VARIABLES
         self._idle_s = idle_s
         self._kept_s = kept_s
         self._free = asyncio.Semaphore(workers)
@@ -116,7 +123,7 @@ class LocalProvider:
         self._ended: deque[tuple[str, _Running]] = deque()  # the oldest first
         self._kills: set[asyncio.Task[None]] = set()
 
-    async def health(self) -> Available:
+    async def health(self) -> Available | Unavailable:
         return Available()  # a call waits here for a free child; nothing stands behind this provider
 
     async def submit(self, request: CallRequest) -> str:
@@ -166,7 +173,7 @@ class LocalProvider:
             return Broken("CALL_DEADLINE")
         try:
             async with asyncio.timeout(left_s), self._free:
-                worker = self._idle.pop() if self._idle else _Worker(self._memory_bytes)
+                worker = self._idle.pop() if self._idle else _Worker(self._arguments, self._variables)
                 try:
                     response = await worker.run(request, running)
                 except BaseException:
@@ -213,3 +220,47 @@ class LocalProvider:
             kill = asyncio.create_task(worker.kill())
             self._kills.add(kill)
             kill.add_done_callback(self._kills.discard)
+
+
+class BoxProvider(LocalProvider):
+    """The GPU of this machine: one warm child that computes on it, with weights from a folder of ours.
+
+    It is ill when the driver does not answer. A child's address space is not limited: CUDA reserves what it never
+    uses; the card's own memory is its limit.
+    """
+
+    def __init__(self, *, weights: Path | None, allow_noncommercial: bool, idle_s: float, workers: int = 1) -> None:
+        super().__init__(workers=workers, memory_bytes=0, idle_s=idle_s)
+        self.name = "box"
+        self.capabilities = OWN_GPU
+        self._arguments = (
+            "--device",
+            "gpu",
+            *(("--weights", str(weights)) if weights else ()),
+            *(("--allow-noncommercial",) if allow_noncommercial else ()),
+        )
+        self._variables = KEPT_VARIABLES + CUDA_VARIABLES
+        self._felt: Available | Unavailable = Available()
+        self._felt_s: float | None = None
+
+    async def health(self) -> Available | Unavailable:
+        now_s = asyncio.get_running_loop().time()
+        if self._felt_s is None or now_s - self._felt_s > DRIVER_EVERY_S:
+            self._felt_s = now_s
+            until = clock.now() + timedelta(seconds=DRIVER_EVERY_S)
+            self._felt = Available() if await _driver_answers() else Unavailable("PROVIDER_UNAVAILABLE", until)
+        return self._felt
+
+
+async def _driver_answers() -> bool:
+    quiet = asyncio.subprocess.DEVNULL
+    try:
+        asked = await asyncio.create_subprocess_exec(*DRIVER, stdin=quiet, stdout=quiet, stderr=quiet)
+    except OSError:
+        return False
+    try:
+        async with asyncio.timeout(DRIVER_S):
+            return await asked.wait() == 0
+    except TimeoutError:
+        asked.kill()
+        return False
