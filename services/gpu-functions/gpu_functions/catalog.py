@@ -65,12 +65,16 @@ class EngineRow:
 CATALOG: Final = (
     #         function          engine            v  device path                                       MB
     EngineRow("style.apply",    "cube-lut",       2, "cpu", "gpu_functions.style.apply:CubeLut",       600),
+    EngineRow("style.apply",    "tensor-lut",     1, "gpu", "gpu_functions.style.tensor:TensorLut",    900,
+              packages=("torch",)),
     EngineRow("style.import",   "cube-import",    1, "cpu", "gpu_functions.style.importing:CubeImport", 150),
     EngineRow("retouch.faces",  "skin-smoothing", 1, "cpu", "gpu_functions.faces.smoothing:SkinSmoothing", 600),
     EngineRow("cleanup.remove", "telea-inpaint",  1, "cpu", "gpu_functions.cleanup.telea:TeleaInpaint", 600),
     EngineRow("splat.make",     "sharp",          1, "gpu", "gpu_functions.splat.sharp:Sharp",         12_000,
               weights=("sharp_2572gikvuh.pt",), packages=("sharp", "gsplat", "torch")),
     EngineRow("splat.make",     "relief",         1, "cpu", "gpu_functions.splat.relief:Relief",       600),
+    EngineRow("ocr.read",       "ppocr-onnx",     1, "cpu", "gpu_functions.ocr.ppocr:PpOcr",           1200,
+              packages=("rapidocr", "onnxruntime")),
 )
 # fmt: on
 
