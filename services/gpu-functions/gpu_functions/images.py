@@ -56,12 +56,18 @@ class Picture:
         return Picture(pixels, self.alpha)
 
 
-def read(data: bytes) -> Picture:
-    """Decode `data`. Raises IMAGE_CORRUPT (undecodable, truncated, unknown), IMAGE_TOO_LARGE, DECODE_LIMIT."""
+def read(data: bytes, enough: int | None = None) -> Picture:
+    """Decode `data`; a JPEG at the smallest scale that leaves `enough` pixels on its longer side, if that is said.
+
+    Raises IMAGE_CORRUPT (undecodable, truncated, unknown), IMAGE_TOO_LARGE, DECODE_LIMIT.
+    """
     try:
         image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="error")
         if image.width * image.height > PIXELS_MAX:
             raise error("IMAGE_TOO_LARGE", f"more than {PIXELS_MAX // 1_000_000} megapixels")
+        if enough and image.get("vips-loader") == "jpegload_buffer":
+            shrink = next(by for by in (8, 4, 2, 1) if max(image.width, image.height) >= by * enough or by == 1)
+            image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="error", shrink=shrink)
         deep = image.format not in ("uchar", "char")
         if image.get_typeof("orientation") and image.get("orientation") != 1:
             image = image.copy_memory()  # turning reads columns, which a sequential decoder cannot give
