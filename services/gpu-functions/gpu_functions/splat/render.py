@@ -75,7 +75,7 @@ def render(scene: Scene, covariance: Floats, pose: Pose, focal: float, width: in
     ahead = z > NEAREST * pose.pivot
     z = np.where(ahead, z, np.float32(1))
     u, v = focal * x / z + (width / 2 - 0.5), focal * y / z + (height / 2 - 0.5)
-    a, b, c = _projected(x / z, y / z, np.asarray(focal / z, np.float32), covariance, pose.rotation())
+    a, b, c = projected(x / z, y / z, np.asarray(focal / z, np.float32), covariance, pose.rotation())
     determinant = a * c - b * b
     radius = np.clip(np.ceil(2 * np.sqrt(np.maximum(a, c)) - 0.5), 1, RADIUS_MAX)
     ahead &= (u > -radius) & (u < width - 1 + radius) & (v > -radius) & (v < height - 1 + radius) & (determinant > 0)
@@ -101,12 +101,13 @@ def render(scene: Scene, covariance: Floats, pose: Pose, focal: float, width: in
     return canvas.resolved(scene.colours, z)
 
 
-def _projected(
+def projected(
     slope_u: Floats, slope_v: Floats, scale: Floats, covariance: Floats, rotation: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Variance across, covariance, variance down of each gaussian on the picture, in square pixels.
 
-    J·W·S·Wᵀ·Jᵀ, where J is the Jacobian of the projection (Zwicker et al., equations 29 to 31).
+    J·W·S·Wᵀ·Jᵀ, where J is the Jacobian of the projection (Zwicker et al., equations 29 to 31). `slope_u` and
+    `slope_v` are x/z and y/z in the camera's axes, `scale` is the pixels of one unit at that depth.
     """
     xx, xy, xz, yy, yz, zz = covariance
     p, q, r = (scale * (rotation[0, axis] - slope_u * rotation[2, axis]) for axis in range(3))
