@@ -231,6 +231,35 @@ async def test_while_a_phase_runs_its_progress_only_grows(output: Output) -> Non
     assert (analyze["status"], analyze["progress"]) == ("running", 0.6)
 
 
+async def test_what_a_phase_tells_and_shows_while_it_runs_gives_way_to_its_end(output: Output) -> None:
+    early, late = [await stored(output.objects, picture(width=n), "image/jpeg") for n in (32, 64)]
+    story = Story().begins().progresses("analyze", 0.6, artifact("preview.jpg", early), loss=0.5, eta_s=12)
+    await project(output.engine, story.events)
+    job = await output.job(story.job_id)
+    assert (job["phases"][0]["status"], job["phases"][0]["facts"]) == ("running", {"loss": 0.5, "eta_s": 12})
+    assert [(made["phase"], made["name"], made["sha256"]) for made in job["artifacts"]] == [
+        ("analyze", "preview.jpg", early.sha256)
+    ]
+    assert (await output.client.get(job["artifacts"][0]["url"])).status_code == 307
+    async with following(output.client, story.job_id) as events:
+        data = json.loads([await anext(events) for _ in story.events][-1].data)
+    assert (data["facts"], data["artifacts"][0]["name"]) == ({"loss": 0.5, "eta_s": 12}, "preview.jpg")
+
+    await project(output.engine, story.succeeds("analyze", artifact("preview.jpg", late), psnr=41.9).events)
+    job = await output.job(story.job_id)
+    assert job["phases"][0]["facts"] == {"psnr": 41.9}
+    assert [made["sha256"] for made in job["artifacts"]] == [late.sha256]
+
+
+async def test_a_job_says_what_it_was_asked_for(output: Output) -> None:
+    story = Story()
+    await project(output.engine, story.events)
+    assert (await output.job(story.job_id))["options"] == story.upload.options
+    late = Story()
+    await project(output.engine, late.begins().events[1:])  # the upload's own event has not come yet
+    assert (await output.job(late.job_id))["options"] == {}
+
+
 async def test_a_job_says_what_it_waits_for(output: Output) -> None:
     story = Story().begins().fails("analyze", "CALL_LOST").is_paused()
     await project(output.engine, story.events)

@@ -11,7 +11,8 @@ Whatever the order in which a job's events come, and however often, the last pic
 A job that ends as it begins or reopens is told by two events of one decision: its end is the last. A phase
 of which nothing is over when its job reopens begins anew: what older decisions told of its items does not
 count any more (`reset_revision`), though their rows are there. How far a phase is is a hint and may be lost
-on the way; it only grows while one attempt runs.
+on the way; it only grows while one attempt runs. So may be what a phase tells and shows while it runs: the next
+decision about it, its end above all, takes the place of that.
 
 Every change says whether it was news: an event that tells nothing new is not told again.
 """
@@ -43,6 +44,7 @@ from contracts.phases import PHASE_PROGRESSED, PhaseProgressed
 from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
 
 Key = tuple[str, str]  # (phase, item); the item of the phase itself is ""
+NO_HINT: Final = "null"
 AS_STORED: Final = "null"  # the JSON of a state that has not changed
 
 
@@ -69,11 +71,15 @@ class JobRow:
     waiting_on: str | None
     deadline: datetime | None
     batch_id: UUID | None
+    options: str | None
 
 
 @dataclass(slots=True)
 class PhaseRow:
-    """A row of `phases` without its job. `state` is JSON, AS_STORED where no event has told a newer one."""
+    """A row of `phases` without its job. `state` is JSON, AS_STORED where no event has told a newer one.
+
+    `hint` is JSON of what the attempt has told of itself before its end: `facts`, and `artifacts` that it has shown.
+    """
 
     name: str
     item: str
@@ -82,6 +88,7 @@ class PhaseRow:
     attempt: int = 0
     progress: float | None = None
     reset_revision: int = 0
+    hint: str = NO_HINT
     state: str = AS_STORED
 
 
@@ -124,6 +131,7 @@ def _upload_received(picture: Picture, event: UploadReceived, trace_id: str | No
     if job.original is not None:
         return False
     job.original, job.created_at = event.original.model_dump_json(), event.received_at
+    job.options = json.dumps(event.options)
     job.batch_id = event.batch_id or job.batch_id
     return True
 
@@ -188,6 +196,7 @@ def _new_job(event: UploadReceived | JobStarted, created_at: datetime, trace_id:
         waiting_on=None,
         deadline=None,
         batch_id=None,
+        options=None,
     )
 
 
@@ -230,7 +239,7 @@ def _phase_changed(picture: Picture, change: PhaseChange, revision: int) -> bool
     if revision <= row.revision:
         return False
     row.revision, row.status, row.attempt = revision, change.status, change.attempt
-    row.progress, row.state = _progress(change), change.model_dump_json()
+    row.progress, row.state, row.hint = _progress(change), change.model_dump_json(), NO_HINT
     picture.moved.add((row.name, row.item))
     return True
 
@@ -265,6 +274,7 @@ def _progressed(picture: Picture, event: PhaseProgressed, _trace_id: str | None)
     if event.fraction <= (row.progress or 0.0):
         return False
     row.progress = event.fraction
+    row.hint = event.model_dump_json(include={"facts", "artifacts"})
     picture.moved.add(key)
     return True
 

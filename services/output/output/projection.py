@@ -53,6 +53,7 @@ _JOB: Final = {
     "waiting_on": "text",
     "deadline": "timestamptz",
     "batch_id": "uuid",
+    "options": "jsonb",
 }
 _PHASE: Final = {
     "job_id": "uuid",
@@ -63,6 +64,7 @@ _PHASE: Final = {
     "attempt": "int",
     "progress": "float",
     "reset_revision": "int",
+    "hint": "jsonb",
     "state": "jsonb",
 }
 _ONCE: Final = {"tenant", "upload_id", "pipeline", "trace_id"}  # a job's first event tells them
@@ -135,7 +137,7 @@ _LOCK_JOBS: Final = (
     "FROM output.jobs WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 )
 _PHASES_OF: Final = (
-    "SELECT job_id, name, item, revision, status, attempt, progress, reset_revision "
+    "SELECT job_id, name, item, revision, status, attempt, progress, reset_revision, hint::text "
     "FROM unnest($1::uuid[], $2::text[], $3::text[]) AS about (job_id, name, item) "
     "JOIN output.phases USING (job_id, name, item)"
 )
@@ -171,6 +173,7 @@ _SAVE_PHASES: Final = (
     f"INSERT INTO output.phases AS known ({', '.join(_PHASE)}) {_unnested(_PHASE)} "
     "ON CONFLICT (job_id, name, item) DO UPDATE SET revision = excluded.revision, status = excluded.status, "
     "attempt = excluded.attempt, progress = excluded.progress, reset_revision = excluded.reset_revision, "
+    "hint = excluded.hint, "
     f"state = coalesce(nullif(excluded.state, '{AS_STORED}'), known.state)"
 )
 _TELL: Final = (

@@ -20,7 +20,7 @@ from contracts.errors import error
 from contracts.jobs import Status
 from contracts.phases import ItemId
 from output.tables import EVENTS, JOBS, PHASES
-from output.views import ItemPage, JobPage, JobView, item_view, job_view
+from output.views import ItemPage, JobPage, JobView, item_view, job_view, made_by
 
 ORIGINAL: Final = "original"
 T = TypeVar("T")
@@ -123,10 +123,9 @@ async def artifact_key(conn: AsyncConnection, tenant: str, job_id: UUID, name: s
         return None
     if name == ORIGINAL:
         return (job.original["key"], ORIGINAL) if job.original else None
-    rows = await conn.execute(
-        select(PHASES.c.name, PHASES.c.state).where(PHASES.c.job_id == job_id, PHASES.c.item == "")
-    )
-    whole = [(phase, made) for phase, state in rows if phase in job.phase_names for made in state["artifacts"]]
+    rows = (await conn.execute(select(PHASES).where(PHASES.c.job_id == job_id, PHASES.c.item == ""))).mappings()
+    phases = [dict(row) for row in rows if row["name"] in job.phase_names]
+    whole = [(phase["name"], made) for phase in phases for made in made_by(phase)]
     found = (
         [made for phase, made in whole if name == f"{phase}.{made['name']}"]
         or await _of_item(conn, job_id, name)
@@ -142,7 +141,7 @@ async def _of_item(conn: AsyncConnection, job_id: UUID, name: str) -> list[dict[
         return []
     query = _counting(job_id).where(PHASES.c.name == phase, PHASES.c.item == item)
     row = (await conn.execute(query)).mappings().one_or_none()
-    return [made for made in row["state"]["artifacts"] if made["name"] == artifact] if row else []
+    return [made for made in made_by(dict(row)) if made["name"] == artifact] if row else []
 
 
 async def has_ended(conn: AsyncConnection, job_id: UUID) -> bool:

@@ -54,6 +54,7 @@ JOBS: Final = Table(
     Column("waiting_on", Text),  # why nothing of it runs now, in words
     Column("deadline", DateTime(timezone=True)),  # null when it has ended
     Column("batch_id", Uuid),
+    Column("options", JSONB),  # what its caller asked for
     Index("ix_jobs_page", "tenant", "created_at", "id"),
     Index("ix_jobs_batch", "batch_id", "created_at", "id", postgresql_where=text("batch_id IS NOT NULL")),
 )
@@ -71,6 +72,8 @@ PHASES: Final = Table(
     Column("state", JSONB, nullable=False),  # the newest contracts.jobs.PhaseChange
     # Of the newest decision by which the phase began anew: what older ones told of its items does not count any more.
     Column("reset_revision", Integer, nullable=False, server_default="0"),
+    # Facts and artifacts of the attempt that runs, as it told them last; null when it has told none, or is over.
+    Column("hint", JSONB, nullable=False, server_default="null"),
 )
 
 EVENTS: Final = Table(

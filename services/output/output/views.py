@@ -43,8 +43,8 @@ class ItemCountsView(BaseModel):
 
 
 class _UnitView(BaseModel):
-    # `revision` is of the decision that moved it last. `progress` is 0..1 while it runs and says so;
-    # `seconds` is how long the work took.
+    # `revision` is of the decision that moved it last. `progress` is 0..1 while it runs and says so, and
+    # `facts` are numbers to follow it by until its end tells its own; `seconds` is how long the work took.
     status: Status
     revision: int = 0
     attempt: int = 0
@@ -84,7 +84,8 @@ class JobView(BaseModel):
     """A job with its phases in the pipeline's order and the artifacts of each so far, without those of items.
 
     `revision` counts the decisions about it. `waiting_on` says in words why nothing of it runs now.
-    `deadline` is by when it ends; null once it has.
+    `deadline` is by when it ends; null once it has. `options` are what its caller asked for, a style with the version
+    that it meant. An artifact of a phase that still runs is a preview: another may take its place.
     """
 
     id: UUID
@@ -92,6 +93,7 @@ class JobView(BaseModel):
     batch_id: UUID | None
     pipeline: str
     pipeline_version: int | None
+    options: dict[str, JsonValue]
     status: Status
     revision: int
     degraded: bool
@@ -119,12 +121,13 @@ def job_view(job: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> Job
     known = [by_name[name] for name in job["phase_names"] if name in by_name]
     return JobView(
         **{name: job[name] for name in _SAME},
+        options=job["options"] or {},
         phases=[_phase(name, by_name.get(name)) for name in job["phase_names"]],
         artifacts=[artifact for phase in known for artifact in _artifacts(phase)],
     )
 
 
-_SAME = tuple(name for name in JobView.model_fields if name not in ("phases", "artifacts"))
+_SAME = tuple(name for name in JobView.model_fields if name not in ("options", "phases", "artifacts"))
 
 
 def item_view(row: Mapping[str, Any]) -> ItemView:
@@ -142,6 +145,7 @@ def _unit(row: Mapping[str, Any]) -> dict[str, Any]:
     state = row["state"]
     known = {field: state[field] for field in _UnitView.model_fields if field in state}
     known |= {"revision": row["revision"], "progress": row["progress"], "seconds": _seconds(state)}
+    known["facts"] = state["facts"] or (row["hint"] or {}).get("facts", {})
     if state["code"]:
         known["error"] = ErrorView(code=state["code"], detail=state["detail"] or "")
     return known
@@ -163,5 +167,11 @@ def _artifacts(row: Mapping[str, Any]) -> list[ArtifactView]:
             item=row["item"] or None,
             url=f"/v1/jobs/{row['job_id']}/artifacts/{path}.{artifact['name']}",
         )
-        for artifact in row["state"]["artifacts"]
+        for artifact in made_by(row)
     ]
+
+
+def made_by(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The artifacts of a row of `phases`: what its end told of, before that what it has shown."""
+    made: list[dict[str, Any]] = row["state"]["artifacts"] or (row["hint"] or {}).get("artifacts", [])
+    return made

@@ -76,9 +76,12 @@ class Story:
     def begins(self) -> Story:
         return self._give(Begin(self.upload, self.pipeline, self._later()))
 
-    def progresses(self, phase: str, fraction: float, item: str | None = None) -> Story:
-        about: dict[str, Any] = {"job_id": self.job_id, "phase": phase, "item": item, "attempt": 1}
-        self._tell(PHASE_PROGRESSED, PhaseProgressed(**about, fraction=fraction, at=self._later()))
+    def progresses(
+        self, phase: str, fraction: float, *shown: Artifact, item: str | None = None, attempt: int = 1, **facts: Any
+    ) -> Story:
+        about: dict[str, Any] = {"job_id": self.job_id, "phase": phase, "item": item, "attempt": attempt}
+        told = PhaseProgressed(**about, fraction=fraction, at=self._later(), facts=facts, artifacts=list(shown))
+        self._tell(PHASE_PROGRESSED, told)
         return self
 
     def succeeds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import asdict
 from typing import Any
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from contracts.errors import SafelightError
 from contracts.jobs import Status
-from output.picture import CHANNELS, Picture
+from output.picture import CHANNELS, NO_HINT, Picture
 from runtime.outbox import Outgoing
-from tests.unit.output.stories import ALBUM, PHOTO, STORIES, Story, whole
+from tests.unit.output.stories import ALBUM, PHOTO, STORIES, Story, artifact, whole
 
 
 def apply(picture: Picture, one: Outgoing) -> bool:
@@ -42,6 +43,7 @@ def told(picture: Picture) -> dict[str, Any]:
     assert picture.job is not None
     rows = {key: asdict(row) for key, row in sorted(picture.phases.items())}
     for row in rows.values():
+        del row["hint"]
         row["progress"] = row["progress"] if Status(row["status"]).is_terminal else None
     return {"job": asdict(picture.job), "phases": rows}
 
@@ -106,6 +108,17 @@ def test_a_job_that_was_reopened_has_no_ending() -> None:
 def test_while_an_attempt_runs_its_progress_only_grows() -> None:
     picture = drawn(Story().begins().progresses("analyze", 0.6).progresses("analyze", 0.3).events)
     assert picture.phases["analyze", ""].progress == 0.6
+
+
+def test_what_a_phase_tells_while_it_runs_is_gone_with_the_attempt() -> None:
+    story = Story().begins().progresses("analyze", 0.3, artifact("preview.jpg"), loss=0.5)
+    hint = json.loads(drawn(story.events).phases["analyze", ""].hint)
+    assert hint["facts"] == {"loss": 0.5}
+    assert [made["name"] for made in hint["artifacts"]] == ["preview.jpg"]
+    for then in (story.fails("analyze", "CALL_LOST"), story.waits(60).progresses("analyze", 0.9, loss=0.1)):
+        assert drawn(then.events).phases["analyze", ""].hint == NO_HINT, "attempt 1 is over"
+    again = story.progresses("analyze", 0.1, attempt=2, loss=0.4)
+    assert json.loads(drawn(again.events).phases["analyze", ""].hint)["facts"] == {"loss": 0.4}
 
 
 def test_a_phase_that_fans_out_is_as_far_as_its_items() -> None:
