@@ -58,6 +58,7 @@ def test_the_built_in_pipelines_load() -> None:
     assert [(p.name, p.version, len(p.phases)) for p in built_in(bench=True)] == [
         ("noop", 2, 6),
         ("photo", 2, 6),
+        ("splat", 1, 2),
         ("style-import", 1, 1),
         ("style-training", 1, 1),
     ]
