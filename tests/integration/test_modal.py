@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
-from unittest.mock import ANY
 
 import modal
 import pytest
@@ -25,6 +24,9 @@ from gpu_bridge.providers import modal as ours
 from gpu_bridge.providers.modal import ModalProvider
 from gpu_bridge.providers.port import Available, Broken, Ended, Pending, Provider, Unavailable
 from gpu_bridge.settings import Settings
+from gpu_functions import weights
+from gpu_functions.catalog import CATALOG
+from gpu_functions.weights import WEIGHTS, Weight
 from runtime.objects import Objects
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.provider_conformance import (
@@ -178,31 +180,51 @@ def test_the_image_has_the_packages_of_gpu_functions_with_the_pins_of_the_worksp
     workspace = tomllib.loads((ROOT / "pyproject.toml").read_text())
     pins = set(workspace["tool"]["uv"]["constraint-dependencies"])
     functions = tomllib.loads((ROOT / "services/gpu-functions/pyproject.toml").read_text())
-    needed = {name for name in functions["project"]["dependencies"] if not name.startswith("safelight-")}
+    wanted = [*functions["project"]["dependencies"], *functions["project"]["optional-dependencies"]["torch"]]
+    needed = {name for name in wanted if not name.startswith("safelight-")}
     packages = {*deployed.PACKAGES, *deployed.BARE_PACKAGES}
-    assert packages <= pins
+    assert packages | {*deployed.THEIR_PACKAGES} <= pins
     assert {re.split(r"[=<>]", package)[0] for package in packages} == needed | {"pydantic"}
 
 
 async def test_health_says_what_is_deployed(client: modal.Client) -> None:
-    functions = [modal.Function.from_name(deployed.APP, name, client=client) for name in ("health", "fetch_weights")]
-    said, fetched = await asyncio.gather(*(function.remote.aio() for function in functions))
-    assert said == {"envelope": 1, "device": "cpu", "gpus": [], "engines": ANY, "weights": {}}
+    said = await modal.Function.from_name(deployed.APP, "health", client=client).remote.aio()
+    assert (said["envelope"], said["device"], said["gpus"]) == (1, "cpu", [])
     assert "style.apply cube-lut@2 cpu" in said["engines"]
-    assert fetched == {"known": 0, "fetched": []}  # there are none yet, and it says so
+    assert said["weights"] == dict.fromkeys(WEIGHTS, "absent")
 
 
-def test_weights_are_kept_only_if_they_are_what_they_should_be(tmp_path: Path) -> None:
-    source, volume = tmp_path / "source", tmp_path / "volume"
-    volume.mkdir()
-    source.write_bytes(b"learnt")
-    right = deployed.Weight("model", source.as_uri(), hashlib.sha256(b"learnt").hexdigest())
-    wrong = deployed.Weight("other", source.as_uri(), "0" * 64)
-    assert deployed.fetch([right], volume) == ["model"]
-    assert deployed.fetch([right], volume) == []
-    with pytest.raises(ValueError, match="other"):
-        deployed.fetch([wrong], volume)
-    assert [path.name for path in volume.iterdir()] == ["model"]
+def test_health_names_the_engines_that_cannot_run_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployed, "DEVICE", "gpu")
+    monkeypatch.setattr(deployed, "VOLUME", str(tmp_path))
+    said = deployed.health.local()
+    able = {row.label for row in CATALOG if not row.weights and not row.packages}
+    assert able <= {line.split()[1] for line in said["engines"]}
+    unable = {name.split()[1]: why for name, why in said["unavailable"].items()}
+    assert {row.label for row in CATALOG if row.weights} <= unable.keys()
+    assert all(why for why in unable.values())
+
+
+def test_the_volume_is_filled_with_what_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror, volume = tmp_path / "mirror", tmp_path / "volume"
+    mirror.mkdir()
+    (mirror / "good").write_bytes(b"learnt")
+    (mirror / "swapped").write_bytes(b"something else")
+    pin = hashlib.sha256(b"learnt").hexdigest()
+    table = {
+        name: Weight(name, "https://x", 6, pin, "MIT", commercial=name != "gated")
+        for name in ("good", "swapped", "away", "gated")
+    }
+    monkeypatch.setattr(weights, "WEIGHTS", table)
+    monkeypatch.setattr(deployed, "VOLUME", str(volume))
+    monkeypatch.setitem(deployed.BAKED, "SAFELIGHT_WEIGHTS_MIRROR", str(mirror))
+    monkeypatch.setattr(deployed.weights, "commit", lambda: None)  # the volume is Modal's, and this folder is not one
+    told = deployed.fetch_weights.local()
+    assert told["good"] == "here"
+    assert "sha256" in told["swapped"]
+    assert "FileNotFoundError" in told["away"]
+    assert "gated" not in told
+    assert [path.name for path in volume.iterdir()] == ["good"]
 
 
 # -- a call belongs to nobody ---------------------------------------------------------------
