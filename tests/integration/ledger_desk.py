@@ -21,6 +21,7 @@ from contracts.envelope import (
     Claim,
     Item,
     ItemResult,
+    Progress,
     Result,
     StoredOutput,
     Usage,
@@ -49,11 +50,11 @@ ROOMY = Limits(in_flight=100, per_s=1000, batch=1, batch_wait_s=0, bills_cold_st
 IMAGE = {"image": "image.png"}
 
 
-def function(providers: Sequence[str], **clocks: float) -> Function:
+def function(providers: Sequence[str], long: bool = False, **clocks: float) -> Function:
     """`style.apply` with other providers and shorter clocks."""
     usual = {"queue_s": 30.0, "start_s": 30.0, "stall_s": 30.0, "run_s": 30.0}
     return Function(
-        "style.apply", 1, "style", ("image", "lut"), IMAGE, ("lut",), Clocks(**usual | clocks), tuple(providers)
+        "style.apply", 1, "style", ("image", "lut"), IMAGE, ("lut",), Clocks(**usual | clocks), tuple(providers), long
     )
 
 
@@ -183,6 +184,14 @@ async def result(item: Item, handle: str, done: ItemResult) -> None:
         (await http.put(item.marks.result, content=found.model_dump_json())).raise_for_status()
 
 
+async def tells(item: Item, fraction: float, **told: Any) -> None:
+    """The function tells of itself by its mark."""
+    assert item.marks
+    progress = Progress(fraction=fraction, at=datetime.now(UTC), **told)
+    async with httpx.AsyncClient() as http:
+        (await http.put(item.marks.progress, content=progress.model_dump_json())).raise_for_status()
+
+
 def used(seconds: float = 2.0, cold: bool = True) -> Usage:
     now = datetime.now(UTC)
     began = now.timestamp() - seconds
@@ -270,11 +279,12 @@ class Desk:
         limits: Mapping[str, Limits] | None = None,
         pace: Pace = QUICK,
         in_flight_max: int = 5000,
+        long: bool = False,
         **clocks: float,
     ) -> Bridge:
         """One process of the bridge, at rest. Its function goes to these providers, in this order."""
         names = [provider.name for provider in providers]
-        functions = (function(names, **clocks), *FUNCTIONS[1:])
+        functions = (function(names, long, **clocks), *FUNCTIONS[1:])
         offered = Terms(
             currency="EUR",
             limits={name: (limits or {}).get(name, ROOMY) for name in names},

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from nats.aio.client import Client
 from sqlalchemy import text
@@ -40,6 +41,7 @@ from tests.integration.ledger_desk import (
     on_cpu,
     result,
     succeeded,
+    tells,
     with_item,
     wrote,
 )
@@ -497,6 +499,50 @@ async def test_progress_keeps_a_call_alive_and_is_told(desk: Desk) -> None:
         await until(heard)
     near.say(row.handle, succeeded(asked))
     assert (await outcome(desk.nc, given)).subject == "evt.phase.v1.succeeded"
+
+
+async def test_long_work_tells_its_numbers_and_what_it_has_shown(desk: Desk) -> None:
+    near = Scripted()
+    bridge = await desk.runs(near, long=True)
+    given = await desk.written(bridge)
+    asked = await submitted(near)
+    row = await desk.stands(given, State.RUNNING)
+    near.say(row.handle, Pending(0.3))  # what the platform says counts for nothing: the function says more
+    [item] = asked.items
+    shown = {"image": wrote(item.outputs["image"].key), "lut": wrote("uploads/somebody-else")}
+    await tells(item, 0.25, facts={"loss": 0.5, "step": 7, "name": "a person"}, outputs=shown)
+
+    async def heard() -> list[dict[str, Any]]:
+        return [one.body for one in await told(desk.nc, given.key) if one.body.get("fraction") == 0.25]
+
+    await until(heard)
+    [body] = await heard()
+    assert body["facts"] == {"loss": 0.5, "step": 7}
+    assert [(one["name"], one["key"]) for one in body["artifacts"]] == [("image.png", item.outputs["image"].key)]
+    near.say(row.handle, succeeded(asked))
+    assert (await outcome(desk.nc, given)).subject == "evt.phase.v1.succeeded"
+
+
+async def test_the_checkpoint_of_long_work_outlives_its_epoch(desk: Desk) -> None:
+    near = Scripted()
+    bridge = await desk.runs(near, long=True)
+    given = await desk.written(bridge)
+    first = (await submitted(near)).items[0]
+    assert first.checkpoint
+    async with httpx.AsyncClient() as http:
+        (await http.put(first.checkpoint.write, content=b"half way")).raise_for_status()
+    row = await desk.stands(given, State.RUNNING)
+    near.say(row.handle, Broken("CALL_KILLED"))
+    assert (await outcome(desk.nc, given)).body["code"] == "CALL_KILLED"
+    near.answer = succeeded
+    again = given.model_copy(update={"attempt": 2})
+    await desk.follows(bridge, again)
+    assert (await outcome(desk.nc, again)).subject == "evt.phase.v1.succeeded"
+    second = near.submitted[1].items[0]
+    assert second.outputs["image"].key != first.outputs["image"].key
+    assert second.checkpoint
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(second.checkpoint.read)).content == b"half way"
 
 
 async def test_a_call_that_does_not_hear_its_stop_is_let_go_and_the_next_epoch_waits_for_that(desk: Desk) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.artifacts import ObjectRef
-from contracts.envelope import ItemResult, StoredOutput
+from contracts.envelope import ItemResult, Progress, StoredOutput
 from contracts.errors import SafelightError
 from contracts.phases import RunPhase
 from gpu_bridge.call import (
@@ -26,8 +26,10 @@ from gpu_bridge.call import (
     idempotency_key,
     kept,
     must_end_by,
+    numbers,
     output_keys,
     overdue,
+    shown,
 )
 from gpu_bridge.catalog import Clocks, function_named
 
@@ -304,3 +306,17 @@ def test_an_answer_that_names_other_objects_is_refused(keys: dict[str, str]) -> 
     with pytest.raises(SafelightError) as problem:
         kept(a_call(), STYLE, answers(**keys), "lut@1", "L4")
     assert problem.value.code == "ANSWER_INVALID"
+
+
+def test_only_numbers_of_a_progress_mark_travel_and_not_many() -> None:
+    facts = {"loss": 0.5, "better": True, "name": "x", "list": [1], "none": None, "k" * 65: 1}
+    assert numbers(Progress(fraction=0.5, at=T, facts=facts)) == {"loss": 0.5, "better": True}
+    assert len(numbers(Progress(fraction=0.5, at=T, facts={f"n{n}": n for n in range(100)}))) == 16
+
+
+def test_what_is_shown_before_the_end_is_an_object_that_was_asked_for() -> None:
+    outputs = answers(image=RIGHT, other="uploads/x").outputs
+    [artifact] = shown(a_call(), STYLE, Progress(fraction=0.5, at=T, outputs=outputs))
+    assert (artifact.name, artifact.key) == ("image.png", RIGHT)
+    elsewhere = answers(image="uploads/x").outputs
+    assert shown(a_call(), STYLE, Progress(fraction=0.5, at=T, outputs=elsewhere)) == ()
