@@ -59,9 +59,9 @@ crashes *arguments:
 chaos *arguments:
     uv run python -m tests.chaos {{ arguments }}
 
-# measure; without a name, everything: `just bench idle`
+# measure; without a name, the stack: `just bench idle`, `just bench gpu --help`
 bench *names:
-    uv run python -m tests.bench {{ names }}
+    uv run --group engines python -m tests.bench {{ names }}
 
 # bring the code into shape
 fmt:

@@ -1,10 +1,14 @@
 """`just bench [idle|orchestration|flat|bridge|photos]`: figures of the whole stack, started on free ports.
+`just bench lut|gpu|cost [OPTIONS]`: figures of one part, without a stack; each tells its options by `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
     flat            CPU and time per job while the number of jobs grows to 100,000 (takes many minutes)
     bridge          what the bridge adds to a call on Modal, and how many calls one process watches
     photos          seconds per phase of the demo set, and photos/s
+    lut             a LUT over a picture on one core, beside Pillow, OpenColorIO, numba and torch
+    gpu             every GPU engine at full size: items/s, memory, batches, precisions, share of the card's roofline
+    cost            what a gallery's photo and 1,000 pages cost, from measured seconds and the price table
 
 Figures are printed with what they were measured on: compare within one run, not between machines.
 """
@@ -18,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import psutil
@@ -32,6 +37,7 @@ IDLE_S = 20.0
 JOBS, SINGLES = 3000, 200
 FLAT = (1_000, 10_000, 100_000)
 REST_S = 40.0
+PARTS = {"lut": "tests.bench.lut", "gpu": "tests.bench.gpu", "cost": "tests.bench.cost"}
 MIB = 1024 * 1024
 
 
@@ -103,7 +109,10 @@ def _tell(row: orchestration.Measured) -> None:
 
 
 def main() -> None:
-    """Start a stack, measure what was asked for, take it down."""
+    """Start a stack, measure what was asked for, take it down; or measure a part."""
+    if len(sys.argv) > 1 and sys.argv[1] in PARTS:
+        import_module(PARTS[sys.argv[1]]).main(sys.argv[2:])
+        return
     wanted = sys.argv[1:] or ["idle", "orchestration", "photos"]
     known: dict[str, Callable[[Home], None]] = {
         "idle": lambda home: idle(home, "at start"),
@@ -113,7 +122,7 @@ def main() -> None:
         "photos": photos,
     }
     if strangers := set(wanted) - set(known):
-        sys.exit(f"no bench is called {', '.join(sorted(strangers))}; there are {', '.join(known)}")
+        sys.exit(f"no bench is called {', '.join(sorted(strangers))}; there are {', '.join([*known, *PARTS])}")
     os.environ["SAFELIGHT_BENCH_PIPELINES"] = "true"
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder).resolve() / ".safelight")
