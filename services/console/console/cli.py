@@ -7,22 +7,21 @@ What the commands share is in `terminal`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.live import Live
 
 from console import batches, rendering
+from console.board import board
 from console.cli_batches import app as batches_app
 from console.cli_jobs import app as jobs_app
 from console.cli_letters import app as letters_app
 from console.cli_providers import app as providers_app
 from console.cli_providers import gpu_app, upgrade
+from console.cli_styles import app as styles_app
 from console.client import Client
 from console.submitting import Submission, submit_all
 from console.terminal import AsOperator, Json, Key, OperatorKey, Url, now, out, print_json, run, say
@@ -31,12 +30,12 @@ from contracts.uploads import Lane
 client = typer.Typer(help="Submit files and follow their jobs.", no_args_is_help=True)
 client.add_typer(jobs_app, name="jobs")
 client.add_typer(batches_app, name="batches")
+client.add_typer(styles_app, name="styles")
 client.add_typer(letters_app, name="dead-letters")
 client.add_typer(providers_app, name="providers")
 client.add_typer(gpu_app, name="gpu")
 client.command()(upgrade)
 
-FRAMES_PER_S: Final = 8
 NEW: Final = "new"
 
 
@@ -52,7 +51,9 @@ def submit(
     ctx: typer.Context,
     files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE")],
     pipeline: Annotated[str, typer.Option(help="What is to be done.")] = "photo",
-    style: Annotated[str | None, typer.Option(help="Name of a style; none leaves the colours alone.")] = None,
+    style: Annotated[
+        str | None, typer.Option(help="A style, NAME or NAME@VERSION; none leaves the colours alone.")
+    ] = None,
     strength: Annotated[float | None, typer.Option(min=0, max=1, help="How much of the style.")] = None,
     crop: Annotated[str | None, typer.Option(help="Aspect such as 1:1, 4:5, 16:9; none keeps the frame.")] = None,
     batch: Annotated[
@@ -67,7 +68,7 @@ def submit(
     """Upload files; each becomes a job."""
     options = {"pipeline": pipeline, "style": style, "style_strength": strength, "crop": crop, "lane": lane}
     fields = {name: str(value) for name, value in options.items() if value is not None}
-    with _board(live=watch and not as_json) as show:
+    with board(live=watch and not as_json) as show:
 
         async def work(api: Client) -> list[Submission]:
             if batch == NEW:
@@ -142,29 +143,3 @@ def artifacts(
     told = run(ctx, url, api_key, work)
     if as_json:
         print_json(told)
-
-
-class _board:  # noqa: N801  # reads as the function that it stands for
-    """A table on stderr that follows the submissions; when not live, nothing."""
-
-    def __init__(self, *, live: bool) -> None:
-        self._rows: list[Submission] = []
-        self._live = Live(
-            get_renderable=lambda: rendering.submissions(self._rows, now()),
-            console=Console(stderr=True),
-            refresh_per_second=FRAMES_PER_S,
-            transient=True,
-        )
-        self._is_live = live and self._live.console.is_terminal
-
-    def __enter__(self) -> Callable[[Any], None]:
-        if self._is_live:
-            self._live.start()
-        return self._rows_changed
-
-    def _rows_changed(self, rows: list[Submission]) -> None:
-        self._rows = list(rows)
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_live:
-            self._live.stop()

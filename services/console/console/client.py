@@ -23,13 +23,14 @@ from uuid import UUID, uuid4
 import httpx
 from httpx_sse import EventSource
 
-from console.jobs import Artifact, Event, Item, Job, Submitted, after
+from console.jobs import Artifact, Event, Item, Job, Stored, Submitted, after
 
 RETRY_AFTER_S: Final = (0.5, 1.0, 2.0)  # between tries; a server's own Retry-After may lengthen each to 5 s
 RETRY_AFTER_MAX_S: Final = 5.0
 # An event stream says at least a comment every 15 s; three missed ones and the connection is taken for dead.
 TIMEOUT: Final = httpx.Timeout(45, connect=5)
 PIECE: Final = 256 * 1024  # bytes held of an artifact at a time
+UPLOADS: Final = "/v1/uploads"
 PAGE: Final = 200  # the most rows that one answer may hold
 
 
@@ -92,8 +93,8 @@ class Client:
         await self._api.aclose()
         await self._storage.aclose()
 
-    async def submit(self, path: Path, options: Mapping[str, str]) -> Submitted:
-        """Upload one file. `options` are the form fields beside it.
+    async def submit(self, path: Path, options: Mapping[str, str], to: str = UPLOADS) -> Submitted:
+        """Upload one file. `options` are the form fields beside it, `to` is where it goes.
 
         Raises:
             Refused, Unreachable: see the class; OSError: the file cannot be read.
@@ -104,7 +105,7 @@ class Client:
             with path.open("rb") as file:  # read in pieces as the network takes them
                 # The name stays here: the service reads the content and has no use for what people call it.
                 upload = {"file": ("upload", file, "application/octet-stream")}
-                return await self._api.post("/v1/uploads", data=options, files=upload, headers=headers)
+                return await self._api.post(to, data=options, files=upload, headers=headers)
 
         return Submitted.model_validate((await self._ask(once)).json())
 
@@ -175,7 +176,11 @@ class Client:
             Damaged: it is not what the job recorded. Refused, Unreachable.
         """
         target = folder / safe_name(".".join(filter(None, (artifact.phase, artifact.item, artifact.name))))
-        path = httpx.URL(artifact.url).raw_path.decode()  # a path of ours, whatever host an answer may name
+        return await self.fetch(artifact, target)
+
+    async def fetch(self, stored: Stored, target: Path) -> Path:
+        """Fetch what a link leads to, complete and checked or not at all. Raises as `download` does."""
+        path = httpx.URL(stored.url).raw_path.decode()  # a path of ours, whatever host an answer may name
         link = (await self._get(path, expect=307)).headers["Location"]
         try:
             with _written_whole(target) as file:
@@ -183,10 +188,10 @@ class Client:
                 async for piece in self._bytes(httpx.URL(self._url).join(link)):
                     digest.update(piece)
                     size += len(piece)
-                    if size > artifact.size:
+                    if size > stored.size:
                         break
                     file.write(piece)
-                if (size, digest.hexdigest()) != (artifact.size, artifact.sha256):
+                if (size, digest.hexdigest()) != (stored.size, stored.sha256):
                     raise Damaged("ARTIFACT_DAMAGED", f"{target.name} does not have the recorded size and SHA-256")
         except httpx.TransportError as problem:
             raise Unreachable("STORAGE_UNAVAILABLE", "object storage does not answer") from problem

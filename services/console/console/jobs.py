@@ -42,16 +42,21 @@ class Error(Read):
     phase: str | None = None
 
 
-class Artifact(Read):
-    """A stored output. `url` leads to it from the base URL; `size` is in bytes."""
+class Stored(Read):
+    """Stored bytes. `url` leads to them from the base URL; `size` is in bytes."""
 
-    name: str
-    phase: str
-    item: str | None = None
     sha256: str
     size: int
     media_type: str
     url: str
+
+
+class Artifact(Stored):
+    """A stored output of a phase."""
+
+    name: str
+    phase: str
+    item: str | None = None
     width: int | None = None
     height: int | None = None
 
@@ -73,7 +78,10 @@ class Item(Read):
 
 
 class Phase(Read):
-    """One phase. `progress` is 0..1 while it runs and says so; `seconds` is how long the work took."""
+    """One phase. `progress` is 0..1 while it runs and says so; `seconds` is how long the work took.
+
+    `facts` are what it found out; while it runs, numbers to follow it by.
+    """
 
     name: str
     status: Status = Status.QUEUED
@@ -88,6 +96,7 @@ class Phase(Read):
     retry_at: datetime | None = None
     error: Error | None = None
     items: ItemCounts | None = None
+    facts: Mapping[str, Any] = {}
 
 
 class Job(Read):
@@ -95,6 +104,7 @@ class Job(Read):
 
     id: UUID
     pipeline: str
+    options: Mapping[str, Any] = {}
     status: Status
     revision: int = 0
     batch_id: UUID | None = None
@@ -158,7 +168,7 @@ def _ended(status: Status) -> Callable[[Job, Mapping[str, Any]], Job]:
 def _progressed(job: Job, data: Mapping[str, Any]) -> Job:
     def moved(phase: Phase) -> Phase:
         same_try = phase.attempt == data["attempt"] and phase.status is Status.RUNNING
-        return _with(phase, progress=data["fraction"]) if same_try else phase
+        return _with(phase, progress=data["fraction"], facts=data.get("facts") or {}) if same_try else phase
 
     return job if data.get("item") else _phase(job, data["phase"], moved)
 

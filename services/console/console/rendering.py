@@ -5,9 +5,9 @@ A phase is one cell: its mark, and how far or how long. Marks differ in shape, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -34,6 +34,7 @@ DEGRADED: Final = ("◐", "yellow")  # in place of a succeeded phase's mark
 LEGEND: Final = "◐ done by a lesser engine (CPU in place of GPU); it can be redone later"
 SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 TURNS_PER_S: Final = 10
+_TOLD: Final = ("style", "style_name")  # of a job's options
 
 
 def plain(text: object) -> str:
@@ -46,12 +47,21 @@ def phase_cell(phase: Phase, now: datetime) -> Text:
     mark, style = mark_of(phase.status, phase.degraded, now)
     told = ""
     if phase.status is Status.RUNNING and phase.progress is not None:
-        told = f" {phase.progress:.0%}"
+        told = f" {phase.progress:.0%}{_going(phase.facts)}"
     elif phase.seconds is not None:
         told = f" {phase.seconds:.1f}s"
     if phase.error and phase.status is Status.RUNNING:
         told += f" ↻{phase.attempt}"  # a try failed, the next one waits or runs
     return Text(mark + told, style, no_wrap=True)
+
+
+def _going(facts: Mapping[str, Any]) -> str:
+    """How well long work goes, and how long it still takes: `41.9 dB, 40 s to go`."""
+    psnr, eta_s = facts.get("psnr_held_out"), facts.get("eta_s")
+    told = [f"{psnr:.1f} dB"] if isinstance(psnr, int | float) else []
+    if isinstance(eta_s, int | float):
+        told.append(f"{duration(eta_s)} to go")
+    return f" {', '.join(told)}" if told else ""
 
 
 def mark_of(status: Status, degraded: bool, now: datetime) -> tuple[str, str]:
@@ -107,6 +117,7 @@ def job_detail(job: Job, now: datetime) -> RenderableType:
     told: list[tuple[str, str | Text]] = [
         ("job", str(job.id)),
         ("pipeline", plain(job.pipeline)),
+        *((name.replace("_", " "), plain(job.options[name])) for name in _TOLD if job.options.get(name)),
         ("status", _status(job, now)),
         ("created", f"{job.created_at.astimezone():%Y-%m-%d %H:%M:%S}"),
         ("seconds", f"{seconds(job, now):.2f}"),
@@ -247,6 +258,11 @@ _NUMBERS: Final = {
     "phases to run",
     "runs",
     "cold",
+    "pairs",
+    "psnr",
+    "untouched",
+    "histograms",
+    "dE",
 }
 # The others give way on a narrow terminal.
 _WHOLE: Final = {"job", "created", "status", "phases", "letter", "batch", "state", "provider", "function"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from console.client import Client, ClientError
+from console.client import UPLOADS, Client, ClientError
 from console.jobs import Error, Job, Submitted
 from contracts.jobs import Status
 
@@ -50,6 +50,7 @@ async def submit_all(
     watch: bool,
     changed: Changed = lambda _: None,
     concurrency: int = CONCURRENCY,
+    to: str = UPLOADS,
 ) -> list[Submission]:
     """Submit every file, in order; with `watch`, return when every job has ended.
 
@@ -65,7 +66,7 @@ async def submit_all(
     async def one(at: int, path: Path) -> None:
         async with turns:
             try:
-                upload = await client.submit(path, options)
+                upload = await client.submit(path, options, to)
                 note(at, upload=upload)
                 if watch:
                     async for job in client.watch(upload.job_id):

@@ -132,12 +132,28 @@ _EXAMPLE: Final[dict[str, Any]] = {
     "degraded": True,
     "job_id": "7b1c7c1e-6a0e-4f0e-9a43-0d5f0f1f6f7a",
     "created_at": "2026-01-02T03:04:05Z",
-    "parts": {part: f"/v1/styles/wedding@3/{part}" for part in PARTS},
+    "parts": {
+        "cube": {
+            "url": "/v1/styles/wedding@3/cube",
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "size": 970_813,
+            "media_type": "application/x-cube-lut",
+        }
+    },
 }
 
 
+class PartView(BaseModel):
+    """A file of a style. `url` leads to a signed link; `size` is in bytes."""
+
+    url: str
+    sha256: str
+    size: int
+    media_type: str
+
+
 class StyleView(BaseModel):
-    """One version of a style. `facts` are what its job measured; `parts` lead to signed links of its files."""
+    """One version of a style. `facts` are what its job measured; `parts` are its files, `cube` always."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -149,7 +165,7 @@ class StyleView(BaseModel):
     degraded: bool
     job_id: UUID | None
     created_at: datetime
-    parts: dict[str, str]
+    parts: dict[str, PartView]
 
 
 class StylePage(BaseModel):
@@ -233,4 +249,8 @@ async def _versions(request: Request, tenant: str, reference: str) -> list[Style
 
 def _view(style: Style) -> StyleView:
     known = {name: getattr(style, name) for name in StyleView.model_fields if name != "parts"}
-    return StyleView(**known, parts={part: f"/v1/styles/{style.reference}/{part}" for part in style.objects})
+    parts = {
+        part: PartView(url=f"/v1/styles/{style.reference}/{part}", **ref.model_dump(exclude={"key"}))
+        for part, ref in style.objects.items()
+    }
+    return StyleView(**known, parts=parts)

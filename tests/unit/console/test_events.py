@@ -112,8 +112,10 @@ def changed(revision: int, *changes: PhaseChange, **known: Any) -> Event:
     return told(JobChanged(**about(revision), status=status, deadline=T0, changes=list(changes), **known))
 
 
-def progressed(name: str, attempt: int, fraction: float, item: str | None = None) -> Event:
-    return told(PhaseProgressed(job_id=JOB, phase=name, item=item, attempt=attempt, fraction=fraction, at=T0))
+def progressed(name: str, attempt: int, fraction: float, item: str | None = None, **facts: Any) -> Event:
+    return told(
+        PhaseProgressed(job_id=JOB, phase=name, item=item, attempt=attempt, fraction=fraction, at=T0, facts=facts)
+    )
 
 
 NEW = Job(id=JOB, pipeline="photo", status=Status.QUEUED, created_at=T0)
@@ -173,6 +175,13 @@ def test_a_job_that_found_no_room_waits_and_says_so() -> None:
     waits = told(JobStarted(**about(1), **known, changes=[change("analyze", Status.QUEUED, 0)], waiting_on=why))
     job = following([waits])
     assert (job.status, job.waiting_on) == (Status.QUEUED, why)
+
+
+def test_numbers_of_a_phase_that_runs_give_way_to_what_it_found_out() -> None:
+    job = following([*STORY[:1], progressed("analyze", 1, 0.5, eta_s=12)])
+    assert phases_of(job)["analyze"].facts == {"eta_s": 12}
+    ended = changed(9, change("analyze", Status.SUCCEEDED, facts={"faces": []}))
+    assert phases_of(after(job, ended))["analyze"].facts == {"faces": []}
 
 
 def test_progress_moves_the_phase_that_runs() -> None:

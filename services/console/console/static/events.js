@@ -51,7 +51,9 @@ const CHANGES = {
     data.item
       ? job
       : withPhase(job, data.phase, (phase) =>
-          phase.status === "running" && phase.attempt === data.attempt ? { ...phase, progress: data.fraction } : phase,
+          phase.status === "running" && phase.attempt === data.attempt
+            ? { ...phase, progress: data.fraction, facts: data.facts ?? {} }
+            : phase,
         ),
 };
 

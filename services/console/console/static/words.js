@@ -50,6 +50,7 @@ export function itemsText({ total, ended, gave_up }) {
 export function phaseSentence(phase) {
   const parts = [`${phase.name}: ${phase.status}`];
   if (phase.status === "running" && phase.progress != null) parts.push(`${Math.round(phase.progress * 100)}%`);
+  if (phase.status === "running" && phase.facts?.eta_s != null) parts.push(`${seconds(phase.facts.eta_s)} to go`);
   if (phase.items) parts.push(itemsText(phase.items));
   if (phase.seconds != null) parts.push(seconds(phase.seconds));
   if (phase.degraded) parts.push(DEGRADED);
