@@ -170,9 +170,11 @@ def worn(pixels: Bytes, seed: int, skew: float = 0.0, noise: float = 0.0, blur: 
     rng = np.random.default_rng(seed)
     height, width = pixels.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), skew, 1.0)
-    page = cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_CUBIC, borderValue=(236, 236, 232))
+    page = np.asarray(
+        cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_CUBIC, borderValue=(236, 236, 232)), np.float32
+    )
     if blur:
-        page = cv2.GaussianBlur(page, (0, 0), blur)
+        page = np.asarray(cv2.GaussianBlur(page, (0, 0), blur), np.float32)
     if noise:
         light = np.linspace(1.0, 0.8, width, dtype=np.float32)[None, :, None]
         page = page * light + rng.normal(0.0, noise, page.shape).astype(np.float32)

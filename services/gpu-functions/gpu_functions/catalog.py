@@ -16,7 +16,7 @@ from typing import Final, cast
 
 from contracts.errors import error
 from gpu_functions.engine import Engine, Place
-from gpu_functions.weights import EMPTY, Shelf
+from gpu_functions.weights import EMPTY, PADDLEOCR_VL, Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,24 @@ CATALOG: Final = (
               packages=("torch",)),
     EngineRow("style.import",   "cube-import",    1, "cpu", "gpu_functions.style.importing:CubeImport", 150),
     EngineRow("retouch.faces",  "skin-smoothing", 1, "cpu", "gpu_functions.faces.smoothing:SkinSmoothing", 600),
+    EngineRow("retouch.faces",  "codeformer",     1, "gpu", "gpu_functions.faces.restoring:CodeFormer", 3500,
+              weights=("codeformer.pth",), packages=("torch", "spandrel", "spandrel_extra_arches")),
+    EngineRow("retouch.faces",  "gfpgan",         1, "gpu", "gpu_functions.faces.restoring:Gfpgan",    3000,
+              weights=("GFPGANv1.4.pth",), packages=("torch", "spandrel")),
+    EngineRow("retouch.faces",  "restoreformer",  1, "gpu", "gpu_functions.faces.restoring:RestoreFormer", 3000,
+              weights=("RestoreFormer.pth",), packages=("torch", "spandrel")),
     EngineRow("cleanup.remove", "telea-inpaint",  1, "cpu", "gpu_functions.cleanup.telea:TeleaInpaint", 600),
+    EngineRow("cleanup.remove", "lama",           1, "gpu", "gpu_functions.cleanup.lama:Lama",         3000,
+              weights=("big-lama.pt",), packages=("torch", "spandrel")),
     EngineRow("splat.make",     "sharp",          1, "gpu", "gpu_functions.splat.sharp:Sharp",         12_000,
               weights=("sharp_2572gikvuh.pt",), packages=("sharp", "gsplat", "torch")),
     EngineRow("splat.make",     "relief",         1, "cpu", "gpu_functions.splat.relief:Relief",       600),
-    EngineRow("ocr.read",       "ppocr-onnx",     1, "cpu", "gpu_functions.ocr.ppocr:PpOcr",           1200,
+    EngineRow("ocr.read",       "paddleocr-vl",   1, "gpu", "gpu_functions.ocr.vl:PaddleOcrVl",       20_000,
+              weights=PADDLEOCR_VL, packages=("vllm", "rapidocr", "onnxruntime")),
+    EngineRow("ocr.read",       "paddleocr",      1, "gpu", "gpu_functions.ocr.paddle:PaddleOcr",      4_000,
+              weights=("PP-OCRv6_det_medium.onnx", "PP-OCRv6_rec_medium.onnx"),
+              packages=("paddleocr", "rapidocr", "onnx", "onnxruntime")),
+    EngineRow("ocr.read",       "ppocr-onnx",     1, "cpu", "gpu_functions.ocr.ppocr:PpOcr",           1_000,
               packages=("rapidocr", "onnxruntime")),
 )
 # fmt: on

@@ -52,12 +52,55 @@ def _table(*rows: Weight) -> dict[str, Weight]:
     return table
 
 
+# A model that is a repository of files: each is a row, named by the model and the file. The list is that of the
+# model's first release; its sizes are bounds, since nobody here has ever held the files.
+PADDLEOCR_VL: Final = tuple(
+    f"PaddleOCR-VL-1.6.{file}"
+    for file in (
+        "model.safetensors", "tokenizer.json", "tokenizer.model", "config.json", "generation_config.json",
+        "preprocessor_config.json", "processor_config.json", "tokenizer_config.json", "added_tokens.json",
+        "special_tokens_map.json", "chat_template.jinja", "configuration_paddleocr_vl.py",
+        "image_processing_paddleocr_vl.py", "modeling_paddleocr_vl.py", "processing_paddleocr_vl.py",
+    )
+)  # fmt: skip
+_PADDLEOCR_VL_BYTES: Final = {"model.safetensors": 2_000_000_000, "tokenizer.json": 12_000_000}
+_PADDLEOCR_VL_URL: Final = "https://huggingface.co/PaddlePaddle/PaddleOCR-VL-1.6/resolve/main/"
+_PP_OCR_URL: Final = "https://www.modelscope.cn/models/RapidAI/RapidOCR/resolve/v3.10.0/onnx/PP-OCRv6/"
+
 # fmt: off
 WEIGHTS: Final[dict[str, Weight]] = _table(
     Weight("sharp_2572gikvuh.pt",
            "https://ml-site.cdn-apple.com/models/sharp/sharp_2572gikvuh.pt",
            2_809_738_232, "94211a75198c47f61fca7d739ba08a215418d8d398d48fddf023baccc24f073d",
            "Apple Machine Learning Research Model License: research only", commercial=False),
+    Weight("codeformer.pth",
+           "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth",
+           376_637_898, "1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7",
+           "S-Lab License 1.0: non-commercial", commercial=False),
+    Weight("GFPGANv1.4.pth",
+           "https://github.com/TencentARC/GFPGAN/releases/download/v1.3.4/GFPGANv1.4.pth",
+           348_632_874, "e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad",
+           "Apache-2.0, with parts of StyleGAN2 (NVIDIA: research) and DFDNet (CC BY-NC-SA), trained on FFHQ "
+           "(CC BY-NC-SA)", commercial=False),
+    Weight("RestoreFormer.pth",
+           "https://github.com/TencentARC/GFPGAN/releases/download/v1.3.4/RestoreFormer.pth",
+           290_785_322, "07404d446d62ca3d5ed38b1de09a947a1e77d46dbccec961a74d713a8f24ace0",
+           "published by GFPGAN under Apache-2.0, by its authors without a licence, trained on FFHQ (CC BY-NC-SA)",
+           commercial=False),
+    Weight("big-lama.pt",
+           "https://github.com/Sanster/models/releases/download/add_big_lama/big-lama.pt",
+           205_669_692, "344c77bbcb158f17dd143070d1e789f38a66c04202311ae3a258ef66667a9ea9",
+           "Apache-2.0, as its authors say in advimman/lama#230; trained on Places", commercial=True),
+    # Their sha256 are published (92078b73..., eef44482...), their lengths are not: to be pinned when first pulled.
+    Weight("PP-OCRv6_det_medium.onnx", f"{_PP_OCR_URL}det/PP-OCRv6_det_medium.onnx", 100_000_000, None,
+           "Apache-2.0", commercial=True),
+    Weight("PP-OCRv6_rec_medium.onnx", f"{_PP_OCR_URL}rec/PP-OCRv6_rec_medium.onnx", 150_000_000, None,
+           "Apache-2.0", commercial=True),
+    *(
+        Weight(name, _PADDLEOCR_VL_URL + (file := name.removeprefix("PaddleOCR-VL-1.6.")),
+               _PADDLEOCR_VL_BYTES.get(file, 2_000_000), None, "Apache-2.0", commercial=True)
+        for name in PADDLEOCR_VL
+    ),
 )
 # fmt: on
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 import cv2
@@ -18,7 +18,8 @@ import numpy as np
 
 from contracts.ocr import Block, Box, Cell, Kind, Page
 from gpu_functions.ocr import tables
-from gpu_functions.ocr.lines import Floats, Found, shares
+from gpu_functions.ocr.level import Level
+from gpu_functions.ocr.lines import Floats, Found
 from gpu_functions.ocr.scan import Scan
 
 GUTTER: Final = 0.8  # of white between two columns of text: found boxes reach a third beyond their letters
@@ -28,7 +29,6 @@ LARGER: Final = 1.15  # a title's letters than the body's: bold ones are wider, 
 JUMP: Final = 1.2  # from one line's letters to the next one's: another paragraph
 LETTERS_MIN: Final = 6  # fewer do not tell how large they are
 TITLE_WORDS_MAX: Final = 14
-SKEW_MAX: Final = 20.0  # degrees; more is no page that lies crooked, but something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,48 +43,36 @@ class Unit:
 def page(
     found: Sequence[Found], pixels: Scan, engine: str, size: tuple[int, int], rotation: int, languages: list[str]
 ) -> Page:
-    """The page that the lines `found` on `pixels` make. `size` is width and height as it came, before `rotation`."""
-    height, width = pixels.shape[:2]
-    skew = slope(found)
-    level = cv2.getRotationMatrix2D((width / 2, height / 2), skew, 1.0).astype(float)
-    straight = [line.turned(level) for line in found]
-    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8)
-    if skew:
-        gray = cv2.warpAffine(
-            gray, level, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        ).astype(np.uint8)
-    back = cv2.invertAffineTransform(level).astype(float)
-    em = line_height(straight)
-    letters = _letters(straight)
-    blocks = [_block(units, letters, back, (width, height)) for units in arranged(straight, gray, em)]
-    wide, high = size if rotation in (0, 180) else size[::-1]
-    turn = cast(Literal[0, 90, 180, 270], rotation)
-    return Page(engine=engine, width=wide, height=high, rotation=turn, skew=skew, languages=languages, blocks=blocks)
+    """The page that the lines `found` on `pixels` make; the rest is as for `bound`."""
+    level = Level.of(found, pixels)
+    letters = letters_of(level.lines)
+    blocks = [block(units, letters, level) for units in arranged(level, pixels)]
+    return bound(blocks, level, engine, size, rotation, languages)
 
 
-def arranged(lines: Sequence[Found], gray: Scan, em: float) -> list[list[Unit]]:
-    """The units of each block, in the order of reading; `lines` and `gray` are level."""
-    grids, rest = tables.ruled(gray, lines, em)
-    aligned, rest = tables.aligned(rest, em)
+def bound(
+    blocks: list[Block], level: Level, engine: str, size: tuple[int, int], rotation: int, languages: list[str]
+) -> Page:
+    """The page of these blocks. `size` is width and height as it came, before it was turned by `rotation`."""
+    width, height = size if rotation in (0, 180) else size[::-1]
+    return Page(
+        engine=engine,
+        width=width,
+        height=height,
+        rotation=cast(Literal[0, 90, 180, 270], rotation),
+        skew=level.skew,
+        languages=languages,
+        blocks=blocks,
+    )
+
+
+def arranged(level: Level, pixels: Scan, *, drawn_only: bool = False) -> list[list[Unit]]:
+    """The units of each block, in the order of reading; tables without rules too, unless `drawn_only`."""
+    gray = level.pixels(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.uint8))
+    grids, rest = tables.ruled(gray, level.lines, level.em)
+    aligned, rest = ([], rest) if drawn_only else tables.aligned(rest, level.em)
     units = [Unit(grid.box, grid.lines, grid.cells) for grid in (*grids, *aligned)]
-    return in_order([*units, *(Unit(line.box, (line,)) for line in rest)], em)
-
-
-def slope(lines: Sequence[Found]) -> float:
-    """By how many degrees clockwise the lines slope: the median, each weighing as much as it is long."""
-    sides = np.array([line.quad[1] - line.quad[0] + line.quad[2] - line.quad[3] for line in lines]).reshape(-1, 2)
-    angles = np.degrees(np.arctan2(sides[:, 1], sides[:, 0]))
-    near = np.abs(angles) < SKEW_MAX
-    if not near.any():
-        return 0.0
-    return round(_median(angles[near], np.hypot(*sides[near].T)), 3)
-
-
-def line_height(lines: Sequence[Found]) -> float:
-    """The height in pixels of body text: the median, each line weighing as much as its text is long."""
-    if not lines:
-        return 1.0
-    return max(1.0, _median(np.array([line.size[1] for line in lines]), np.array([len(line.text) for line in lines])))
+    return in_order([*units, *(Unit(line.box, (line,)) for line in rest)], level.em)
 
 
 def in_order(units: list[Unit], em: float) -> list[list[Unit]]:
@@ -144,7 +132,7 @@ def _paragraphs(units: list[Unit], em: float) -> list[list[Unit]]:
     blocks: list[list[Unit]] = []
     before = 0.0
     for row in _rows(units, em):
-        letters = _letters([line for unit in row for line in unit.lines])
+        letters = letters_of([line for unit in row for line in unit.lines])
         jump = before and letters and max(letters, before) > JUMP * min(letters, before)
         if blocks and not jump and not any(unit.cells for unit in (*blocks[-1], *row)):
             blocks[-1].extend(row)
@@ -154,7 +142,7 @@ def _paragraphs(units: list[Unit], em: float) -> list[list[Unit]]:
     return blocks
 
 
-def _letters(lines: Sequence[Found]) -> float:
+def letters_of(lines: Sequence[Found]) -> float:
     """The typical size of the letters of these lines, pixels: the root of the area that one takes; 0 for too few."""
     sizes = [
         math.sqrt(length * height / len(line.text))
@@ -178,49 +166,46 @@ def _rows(units: list[Unit], em: float) -> list[list[Unit]]:
     return [sorted(row, key=lambda unit: float(unit.box[0])) for row in rows]
 
 
-def _block(units: list[Unit], letters: float, back: Floats, size: tuple[int, int]) -> Block:
-    """The block of these units, on the page as it lies: turned by `back`."""
+def block(units: list[Unit], letters: float, level: Level) -> Block:
+    """The block of these units, on the page as it lies. `letters`: the usual size of letters, for titles."""
     lines = [line for unit in units for line in unit.lines]
     cells = [cell for unit in units for cell in unit.cells]
-    rims = [cell.box for cell in cells] + [line.box for line in lines]
-    table = [
-        Cell(
-            row=cell.row,
-            column=cell.column,
-            row_span=cell.row_span,
-            column_span=cell.column_span,
-            text=cell.text,
-            box=_box(_corners(cell.box), back, size),
-        )
-        for cell in cells
-    ]
-    kind = Kind.TABLE if table else Kind.TITLE if _is_title(lines, letters) else Kind.TEXT
-    corners = np.concatenate([_corners(rim) for rim in rims] if table else [line.quad for line in lines])
+    kind = Kind.TABLE if cells else Kind.TITLE if is_title(lines, letters) else Kind.TEXT
     return Block(
-        kind=kind, box=_box(corners, back, size), cells=table, lines=[line.turned(back).line(*size) for line in lines]
+        kind=kind,
+        box=hull(units, level),
+        cells=[
+            Cell(
+                row=cell.row,
+                column=cell.column,
+                row_span=cell.row_span,
+                column_span=cell.column_span,
+                text=cell.text,
+                box=box_of(cell.box, level),
+            )
+            for cell in cells
+        ],
+        lines=[line.turned(level.back).line(*level.size) for line in lines],
     )
 
 
-def _is_title(lines: Sequence[Found], letters: float) -> bool:
+def hull(units: Sequence[Unit], level: Level) -> Box:
+    """What the units cover."""
+    boxes = np.array([unit.box for unit in units])
+    return box_of(np.array([*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)]), level)
+
+
+def is_title(lines: Sequence[Found], letters: float) -> bool:
     """Whether these are larger than the page's usual `letters`, and few."""
     text = " ".join(line.text for line in lines)
-    return _letters(lines) >= LARGER * letters > 0 and len(text.split()) <= TITLE_WORDS_MAX
+    return letters_of(lines) >= LARGER * letters > 0 and len(text.split()) <= TITLE_WORDS_MAX
 
 
-def _corners(box: Floats) -> Floats:
+def box_of(box: Floats, level: Level) -> Box:
+    """A level box, on the page as it lies: the hull of its corners, as shares of the page."""
     left, top, right, bottom = box
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-
-
-def _box(corners: Floats, back: Floats, size: tuple[int, int]) -> Box:
-    """The hull, as shares of the page, of points that are turned by `back`."""
-    turned = replace(Found(corners, "", 0.0)).turned(back).box
-    (left, top), _, (right, bottom), _ = shares(_corners(turned), *size)
-    return left, top, round(min(right - left, 1.0 - left), 6), round(min(bottom - top, 1.0 - top), 6)
-
-
-def _median(values: Floats, weights: Floats) -> float:
-    """The value that as much weight lies below as above."""
-    order = np.argsort(values)
-    share = np.cumsum(weights[order])
-    return float(values[order][int(np.searchsorted(share, share[-1] / 2))])
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    turned = corners @ level.back[:, :2].T + level.back[:, 2]
+    (x, y), (x_, y_) = np.clip(np.array([turned.min(axis=0), turned.max(axis=0)]) / level.size, 0.0, 1.0).tolist()
+    x, y = round(x, 6), round(y, 6)
+    return x, y, round(min(x_ - x, 1.0 - x), 6), round(min(y_ - y, 1.0 - y), 6)

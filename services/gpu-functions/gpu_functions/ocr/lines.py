@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,20 +12,22 @@ from contracts.ocr import Line, Quad, Word
 
 Floats = npt.NDArray[np.float64]
 
-UPRIGHT: Final = 1.5  # a box that is taller than it is wide by this much holds text that runs down or up the page
+
+Part = tuple[str, float, float, float | None]  # a word, the shares of its line where it begins and ends, confidence
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """A line of print. `quad` is 4×2 pixels in the direction of reading, from its top left.
 
+    It is not read yet while `text` is empty; a reader that is not sure of anything has no confidence.
     `places` are, for each character of `text` that is no space, where its middle is along the line (0..1), and
     `sure` how sure of it the reader is; both are empty when the reader does not tell.
     """
 
     quad: Floats
-    text: str
-    confidence: float
+    text: str = ""
+    confidence: float | None = None
     places: tuple[float, ...] = ()
     sure: tuple[float, ...] = ()
 
@@ -44,14 +45,14 @@ class Found:
         """Left, top, right, bottom of its hull."""
         return np.concatenate([self.quad.min(axis=0), self.quad.max(axis=0)])
 
-    def words(self) -> list[tuple[str, float, float, float]]:
+    def words(self) -> list[Part]:
         """Each word with the shares of the line where it begins and ends, and how sure the reader is of it."""
         texts = self.text.split()
         characters = sum(map(len, texts))
         if len(self.places) != characters or len(self.sure) != characters:
             return self._by_length(texts)
-        words, at = [], 0
-        half = _half_a_character(self.places)
+        words: list[Part] = []
+        at, half = 0, _half_a_character(self.places)
         for text in texts:
             first, last = self.places[at], self.places[at + len(text) - 1]
             sure = float(np.mean(self.sure[at : at + len(text)]))
@@ -59,7 +60,7 @@ class Found:
             at += len(text)
         return _apart(words)
 
-    def _by_length(self, texts: Sequence[str]) -> list[tuple[str, float, float, float]]:
+    def _by_length(self, texts: Sequence[str]) -> list[Part]:
         """As if all characters were equally wide."""
         whole = max(1, sum(map(len, texts)) + len(texts) - 1)
         words, at = [], 0
@@ -77,11 +78,11 @@ class Found:
     def line(self, width: int, height: int) -> Line:
         """The line of a page of this size."""
         words = [
-            Word(text=text, quad=shares(self.part(begin, end), width, height), confidence=min(1.0, sure))
+            Word(text=text, quad=shares(self.part(begin, end), width, height), confidence=sure)
             for text, begin, end, sure in self.words()
         ]
         text = " ".join(self.text.split())
-        return Line(text=text, quad=shares(self.quad, width, height), confidence=min(1.0, self.confidence), words=words)
+        return Line(text=text, quad=shares(self.quad, width, height), confidence=self.confidence, words=words)
 
 
 def shares(quad: Floats, width: int, height: int) -> Quad:
@@ -97,7 +98,7 @@ def _half_a_character(places: Sequence[float]) -> float:
     return float(np.median(np.diff(places))) / 2 if len(places) > 1 else 0.5
 
 
-def _apart(words: list[tuple[str, float, float, float]]) -> list[tuple[str, float, float, float]]:
+def _apart(words: list[Part]) -> list[Part]:
     """Neighbours that overlap meet in the middle."""
     for at in range(len(words) - 1):
         (text, begin, end, sure), (text_, begin_, end_, sure_) = words[at : at + 2]

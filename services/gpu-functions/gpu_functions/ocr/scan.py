@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from contracts.ocr import Page
+from contracts.ocr import Block, Page
 from gpu_functions import images
 from gpu_functions.engine import Facts, Output, input_of
 from gpu_functions.ocr import render
@@ -66,11 +66,18 @@ def facts(page: Page) -> Facts:
         "blocks": len(page.blocks),
         "tables": sum(bool(block.cells) for block in page.blocks),
         "lines": len(lines),
-        "words": sum(len(line.words) or len(line.text.split()) for line in lines),
+        "words": sum(map(_words, page.blocks)),
         "confidence": round(sum(one * length for one, length in sure) / whole, 4) if whole else None,
         "rotation": page.rotation,
         "skew": round(page.skew, 2),
     }
+
+
+def _words(block: Block) -> int:
+    """Words of the lines; of the cells, where an engine tells no lines of a table."""
+    if block.lines:
+        return sum(len(line.words) or len(line.text.split()) for line in block.lines)
+    return sum(len(cell.text.split()) for cell in block.cells)
 
 
 def _eight_bit(plane: images.Pixels, size: tuple[int, int]) -> Scan:

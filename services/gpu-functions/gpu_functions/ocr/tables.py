@@ -80,12 +80,12 @@ def _rules(gray: Scan, em: float) -> npt.NDArray[np.uint8]:
     dark = cv2.adaptiveThreshold(
         cv2.blur(gray, (3, 3)), 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, block, 10
     )
-    mask = np.zeros_like(dark)
+    mask = np.zeros(gray.shape, np.uint8)
     for along, across in ((round(4 * em), 1), (1, round(2 * em))):
         shape = cv2.getStructuringElement(cv2.MORPH_RECT, (max(along, 1), max(across, 1)))
         gap = (max(1, along // 16), max(1, across // 16))
         joined = cv2.morphologyEx(dark, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_RECT, gap))
-        mask |= np.asarray(cv2.morphologyEx(joined, cv2.MORPH_OPEN, shape), np.uint8)
+        mask = mask | np.asarray(cv2.morphologyEx(joined, cv2.MORPH_OPEN, shape), np.uint8)
     reach = 2 * max(1, round(em / 12)) + 1  # rules that almost meet
     return np.asarray(cv2.dilate(mask, np.ones((reach, reach), np.uint8)), np.uint8)
 
