@@ -97,7 +97,7 @@ def _plates(hsv: Pixels) -> list[_Plate]:
 def _contours(mask: Mask) -> list[NDArray[np.int32]]:
     """Outer outlines of the parts of a mask that are high enough for letters."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    tall = (c for c in contours if len(c) >= 4 and np.ptp(c[:, 0, 1]) >= HEIGHT_MIN * LETTER_HEIGHT[0])
+    tall = (c for c in contours if len(c) >= 4 and cv2.boundingRect(c)[3] > HEIGHT_MIN * LETTER_HEIGHT[0])
     return [np.asarray(contour, np.int32) for contour in tall]
 
 
