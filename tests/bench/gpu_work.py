@@ -1,0 +1,174 @@
+"""What `just bench gpu` gives each engine to do: a whole item, and its heavy part alone.
+
+To measure another engine, add a row to WHOLE, and one to HEAVY when a network does most of its work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import torch
+from pydantic import JsonValue
+
+from gpu_functions import networks
+from gpu_functions.catalog import EngineRow
+from gpu_functions.engine import Place
+from gpu_functions.style import cube, grid, tensor
+from gpu_functions.weights import Shelf
+from stack.samples.composites import Sign, Wire, draw_sign, draw_wires
+from tests.documents import school
+from tests.pixels.gpu_functions import cubes, pictures, weights
+
+Item = tuple[dict[str, bytes], dict[str, JsonValue]]  # inputs and parameters
+Tensors = tuple[torch.Tensor, ...]
+Network = Callable[..., Any]
+
+FULL, SMALL = (6000, 4000), (900, 600)  # pixels: 24 MP, and what shows that everything runs
+FACES: Final = 4
+HEAD: Final = (0.33, 0.12, 0.22, 0.28)  # of the astronaut's picture: x, y, width, height
+PIXELS: Final = 1 << 20  # that a LUT sees in one unit
+
+
+@cache
+def scene(small: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A sky over a town's worth of detail: noise that a JPEG has to keep."""
+    width, height = SMALL if small else FULL
+    sky = cv2.resize(pictures.shipped("rocket")[:200], (width, height), interpolation=cv2.INTER_CUBIC)
+    grain = np.random.default_rng(1).integers(-6, 7, sky.shape, np.int16)
+    return np.asarray(np.clip(sky + grain, 0, 255), np.uint8)
+
+
+def _jpeg(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    return pictures.encode(pixels, ".jpg", Q=92)
+
+
+def _styled(small: bool) -> Item:
+    return {"image": _jpeg(scene(small)), "lut": cubes.text(grid.SIZE, cubes.film)}, {"strength": 0.8}
+
+
+def _group(small: bool) -> Item:
+    """One face when small, else four, each 500 pixels wide."""
+    pixels = scene(small).copy()
+    height, width = pixels.shape[:2]
+    side = 512 if small else 2000 * height // 4000
+    person = cv2.resize(pictures.shipped("astronaut"), (side, side), interpolation=cv2.INTER_CUBIC)
+    faces: list[JsonValue] = []
+    for index in range(1 if small else FACES):
+        left, top = (index % 2) * (width // 2), (index // 2) * (height // 2)
+        pixels[top : top + side, left : left + side] = person
+        x, y, w, h = (value * side for value in HEAD)
+        faces.append({"box": [(left + x) / width, (top + y) / height, w / width, h / height]})
+    return {"image": _jpeg(pixels)}, {"faces": faces, "fidelity": 0.7}
+
+
+def _cluttered(small: bool) -> Item:
+    """Two wires from edge to edge, and an exit sign."""
+    pixels = scene(small)
+    height, width = pixels.shape[:2]
+    wires = [Wire(0.2, 0.3, 0.03, width / 900), Wire(0.3, 0.4, 0.04, width / 900)]
+    pixels, _ = draw_wires(pixels, wires)
+    sign = Sign(width // 2, height // 2, width // 12, height // 16)
+    pixels, _ = draw_sign(pixels, sign)
+    found: list[JsonValue] = [
+        {"kind": "power_line", "points": wire.points().round(4).tolist(), "width": wire.width / width} for wire in wires
+    ]
+    box: list[JsonValue] = [sign.x / width, sign.y / height, sign.width / width, sign.height / height]
+    return {"image": _jpeg(pixels)}, {"detections": [*found, {"kind": "exit_sign", "box": box}]}
+
+
+def _page(small: bool) -> Item:
+    """A report card: A4 at 200 dpi."""
+    return {"image": pictures.encode(school.report_card(1, dpi=100 if small else 200).pixels, ".jpg", Q=92)}, {}
+
+
+def _photo(small: bool) -> Item:
+    return {"image": _jpeg(scene(small))}, {}
+
+
+# fmt: off
+WHOLE: Final[Mapping[str, tuple[str, Callable[[bool], Item]]]] = {
+    # function        what one item is, and how it is made
+    "style.apply":    ("photo", _styled),
+    "retouch.faces":  ("photo", _group),
+    "cleanup.remove": ("photo", _cluttered),
+    "splat.make":     ("photo", _photo),
+    "ocr.read":       ("page",  _page),
+}
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Heavy:
+    """The part of an engine that keeps a card busy. `batch` makes what N units need on a device.
+
+    `half`: the narrow type that its network bears; None of what is no network. `moved`: bytes that one unit moves
+    at the least, where memory is the limit and not arithmetic.
+    """
+
+    unit: str
+    network: Callable[[Any], Network]
+    batch: Callable[[int, torch.device], Tensors]
+    ask: Callable[[Network, Tensors], Any]
+    half: torch.dtype | None = None
+    moved: int = 0
+
+
+def _faces(count: int, device: torch.device) -> Tensors:
+    return (torch.rand(count, 3, 512, 512, device=device) * 2 - 1,)
+
+
+def _tiles(count: int, device: torch.device) -> Tensors:
+    return torch.rand(count, 3, 512, 512, device=device), (torch.rand(count, 1, 512, 512, device=device) > 0.9).float()
+
+
+def _codes(count: int, device: torch.device) -> Tensors:
+    lut = cube.parse(cubes.text(grid.SIZE, cubes.film))
+    codes = torch.randint(0, 256, (count * PIXELS, 3), dtype=torch.int32, device=device)
+    table = torch.from_numpy(lut.table.reshape(-1, 3)).to(device)
+    return codes, torch.from_numpy(tensor.axes_of(lut, 255)).to(device), table
+
+
+def _of_engine(engine: Any) -> Network:
+    found: networks.Network = getattr(engine, "network", None) or engine._network
+    return found.module
+
+
+# fmt: off
+HEAVY: Final[Mapping[str, Heavy]] = {
+    "tensor-lut":    Heavy("megapixel", lambda _: tensor.tetrahedral, _codes, lambda f, x: f(*x), moved=24 * PIXELS),
+    "codeformer":    Heavy("face", _of_engine, _faces, lambda f, x: f(*x, weight=0.7)[0], torch.bfloat16),
+    "gfpgan":        Heavy("face", _of_engine, _faces, lambda f, x: f(*x, randomize_noise=False)[0], torch.float16),
+    "restoreformer": Heavy("face", _of_engine, _faces, lambda f, x: f(*x)[0], torch.float16),
+    "lama":          Heavy("tile", _of_engine, _tiles, lambda f, x: f(*x), torch.bfloat16),
+}
+NETWORKS: Final[Mapping[str, str]] = {  # weights whose architecture is here, so that random ones can be made
+    "codeformer.pth": "CodeFormer", "GFPGANv1.4.pth": "GFPGAN", "RestoreFormer.pth": "RestoreFormer",
+    "big-lama.pt": "LaMa",
+}
+# fmt: on
+
+
+class Absent(Exception):
+    """An engine cannot be measured here; the message says why."""
+
+
+def place_of(row: EngineRow, device: str, shelf: Shelf, folder: Path) -> tuple[Place, str]:
+    """Where an engine is loaded, and whose weights it has: "published", "random" or "none". Raises Absent."""
+    if why := replace(row, weights=()).lacks(shelf):
+        raise Absent(why)
+    files, kind = {}, "published" if row.weights else "none"
+    for name in row.weights:
+        if (why := shelf.lacks(name)) is None:
+            files[name] = shelf.verified(name)
+        elif name in NETWORKS:
+            files[name], kind = folder / f"{Path(name).stem}.pth", "random"
+            weights.saved(weights.architecture(NETWORKS[name]))(files[name])
+        else:
+            raise Absent(why)
+    return Place(device, files), kind
