@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 HEIGHT, FOCUS, CLEAR = 0.5, 0.25, 0.25  # weights of the cues
 NEAR: Final = 1.0  # the unit of the scene: how far a metre is, one picture does not tell
 FAR: Final = 1.8
-EDGE: Final = 0.05  # contrast (0..1) that counts as an edge of a thing
+EDGE: Final = 0.1  # contrast (0..1) that counts as an edge of a thing
 
 
 def depth(colours: Floats) -> Floats:

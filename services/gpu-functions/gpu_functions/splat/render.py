@@ -23,6 +23,7 @@ LOW_PASS: Final = 0.1  # variance in square pixels that each gaussian has at lea
 RADIUS_MAX: Final = 12  # pixels to each side that a gaussian may cover
 SOLID: Final = 0.2  # weight from which on a gaussian hides what is behind it
 SAME_SURFACE: Final = 1.03  # depths up to this factor behind the nearest belong to its surface
+FAINT: Final = 0.04  # weight below which a gaussian leaves a pixel alone
 PORTION: Final = 1 << 14  # gaussians at a time: their numbers stay in the cache
 COVERED: Final = 0.02  # weight from which on a pixel has a colour
 NEAREST: Final = 1e-3  # in front of the camera, in units of the pivot's depth
@@ -135,7 +136,7 @@ class _Canvas:
 
     def add(self, gaussians: Indices, pixels: Indices, weights: Floats, depth: Floats) -> None:
         """Keep the hits that weigh enough; the solid ones hide what is behind them."""
-        hit = np.flatnonzero(weights >= COVERED / 2)
+        hit = np.flatnonzero(weights >= FAINT)
         pixels, weights, depth = pixels[hit], weights[hit], depth[hit]
         solid = np.flatnonzero(weights >= SOLID)
         np.minimum.at(self._nearest, pixels[solid], depth[solid])
