@@ -111,6 +111,13 @@ async def test_a_photo_that_is_dragged_in_develops_and_can_be_compared(
     assert complaints == []
 
 
+async def test_the_styles_that_there_are_are_offered(page: Page, complaints: list[str], stack: Any) -> None:
+    await enter(page, stack.api_key)
+    await page.get_by_label("Style").click()
+    await expect(page.locator('#styles option[value="mono"]')).to_have_text("built-in, version 1")
+    assert complaints == []
+
+
 async def test_a_job_of_another_tab_shows_its_original_too(
     page: Page, complaints: list[str], stack: Any, photo: bytes
 ) -> None:

@@ -56,6 +56,9 @@ export async function act(id, action) {
 export const readEvents = (id, last, signal) =>
   ask(`/v1/jobs/${encodeURIComponent(id)}/events`, { signal, headers: last ? { "Last-Event-ID": last } : {} });
 
+/** The styles that a photo may name, each with its newest version. */
+export const readStyles = async () => (await json("/v1/styles?limit=200")).items;
+
 /** What the upload form accepts, from the API's own description. */
 export async function uploadFields() {
   const body = (await json("/openapi.json")).paths["/v1/uploads"].post.requestBody;

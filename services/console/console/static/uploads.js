@@ -1,6 +1,6 @@
 // Files on their way in: dropped or chosen, two at a time, each with its bar.
 
-import { upload, uploadFields } from "./api.js";
+import { readStyles, upload, uploadFields } from "./api.js";
 import { previews } from "./card.js";
 import { byId, el } from "./dom.js";
 
@@ -33,6 +33,7 @@ export function start(accepted) {
     if (!byId("room").hidden) take(event.dataTransfer.files, accepted);
   });
 
+  byId("style").addEventListener("focus", () => offerStyles().catch(() => {}));
   const strength = byId("strength");
   byId("style").addEventListener("input", (event) => (byId("strength-row").hidden = !event.target.value.trim()));
   strength.addEventListener("input", () => (byId("strength-told").value = `${Math.round(strength.value * 100)}%`));
@@ -42,6 +43,15 @@ export function start(accepted) {
 export async function offerOptions() {
   const { crop } = await uploadFields();
   byId("crop").replaceChildren(...crop.enum.map((aspect) => el("option", {}, aspect)));
+}
+
+/** Offers the styles that there are now: what each is, and how close photos come that it was not shown. */
+async function offerStyles() {
+  const offers = (await readStyles()).map(({ name, kind, version, facts }) => {
+    const told = [kind, `version ${version}`, facts.psnr ? `${facts.psnr.toFixed(1)} dB` : ""];
+    return el("option", { value: name }, told.filter(Boolean).join(", "));
+  });
+  byId("styles").replaceChildren(...offers);
 }
 
 function chosen() {
