@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -10,8 +11,9 @@ import numpy.typing as npt
 import pytest
 
 from gpu_functions import images
-from gpu_functions.cleanup import telea as cleanup
-from gpu_functions.cleanup.telea import ExitSign, PowerLine
+from gpu_functions.cleanup import removal
+from gpu_functions.cleanup.removal import Cleaned, ExitSign, PowerLine
+from gpu_functions.cleanup.telea import TeleaInpaint, by_continuing
 from tests.pixels.gpu_functions.pictures import deepen, encode, psnr, shipped
 
 SAG = [(t, 0.1 + 0.05 * t + 0.24 * t * (1 - t)) for t in np.linspace(0, 1, 16)]
@@ -41,6 +43,10 @@ def with_sign(photo: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Any]:
     return result, where
 
 
+def clean(photo: npt.NDArray[Any], detections: Sequence[PowerLine | ExitSign]) -> Cleaned:
+    return removal.clean(photo, detections, by_continuing)
+
+
 def wire(width: float = 2.4 / 640, shift: float = 0.0) -> PowerLine:
     return PowerLine(kind="power_line", points=[(x, y + shift) for x, y in SAG], width=width)
 
@@ -51,7 +57,7 @@ def test_a_wire_before_the_sky_disappears(rocket: Any, deep: bool, grey: float) 
     truth = deepen(rocket) if deep else rocket
     photo, where = with_wire(truth, grey)
     where[:, :90] = where[:, 540:] = False  # the lattice towers: judged below
-    done = cleanup.clean(photo, [wire()])
+    done = clean(photo, [wire()])
 
     assert psnr(photo, truth, where) < 20
     assert psnr(done.pixels, truth, where) > 38  # measured: 46.5 dB, 50 at 16 bit
@@ -63,13 +69,13 @@ def test_a_wire_before_the_sky_disappears(rocket: Any, deep: bool, grey: float) 
 def test_a_detector_may_be_a_pixel_off(rocket: Any) -> None:
     photo, where = with_wire(rocket, 0.05)
     where[:, :90] = where[:, 540:] = False
-    done = cleanup.clean(photo, [wire(shift=1.5 / 427)])
+    done = clean(photo, [wire(shift=1.5 / 427)])
     assert psnr(done.pixels, rocket, where) > 36
 
 
 def test_a_wire_over_anything_gets_much_better(rocket: Any) -> None:
     photo, where = with_wire(shipped("chelsea"), 0.08)
-    done = cleanup.clean(photo, [wire(2.4 / 451)])
+    done = clean(photo, [wire(2.4 / 451)])
     assert psnr(done.pixels, shipped("chelsea"), where) > psnr(photo, shipped("chelsea"), where) + 12
 
 
@@ -79,7 +85,7 @@ def test_a_sign_before_the_sky_disappears(deep: bool) -> None:
     truth = deepen(grey) if deep else grey
     photo, where = with_sign(truth)
     x, y, w, h = BOX
-    done = cleanup.clean(photo, [ExitSign(kind="exit_sign", box=(x + 0.004, y + 0.002, w - 0.006, h))])
+    done = clean(photo, [ExitSign(kind="exit_sign", box=(x + 0.004, y + 0.002, w - 0.006, h))])
 
     assert psnr(photo, truth, where) < 10
     assert psnr(done.pixels, truth, where) > 38
@@ -92,7 +98,7 @@ def test_a_wire_and_a_sign_that_touch_do_not_smear_into_each_other() -> None:
     truth = shipped("camera")
     signed, sign = with_sign(truth)
     photo, where = with_wire(signed, 0.0)
-    done = cleanup.clean(photo, [wire(2.4 / 512), ExitSign(kind="exit_sign", box=BOX)])
+    done = clean(photo, [wire(2.4 / 512), ExitSign(kind="exit_sign", box=BOX)])
     sky = np.zeros_like(sign)
     sky[:100, 260:] = True
     assert psnr(done.pixels, truth, (where | sign) & sky) > 34
@@ -101,7 +107,7 @@ def test_a_wire_and_a_sign_that_touch_do_not_smear_into_each_other() -> None:
 def test_what_is_in_front_of_a_wire_stays(rocket: Any) -> None:
     photo, _ = with_wire(rocket, 0.0)
     photo[40:130, 300:330] = rocket[40:130, 300:330] = np.array([40, 90, 30])  # a trunk that hides it
-    done = cleanup.clean(photo, [wire()])
+    done = clean(photo, [wire()])
     assert not done.mask[45:125, 306:324].any()
 
 
@@ -124,7 +130,7 @@ def test_what_is_in_front_of_a_wire_stays(rocket: Any) -> None:
     ],
 )
 def test_what_cannot_be_right_is_left_alone(rocket: Any, detection: PowerLine | ExitSign, reason: str) -> None:
-    done = cleanup.clean(rocket, [detection])
+    done = clean(rocket, [detection])
     assert done.left == {0: reason}
     assert not done.mask.any()
     assert (done.pixels == rocket).all()
@@ -132,10 +138,10 @@ def test_what_cannot_be_right_is_left_alone(rocket: Any, detection: PowerLine | 
 
 def test_more_than_the_total_is_refused_and_the_first_ones_are_done(rocket: Any) -> None:
     signs = [ExitSign(kind="exit_sign", box=(0.05 + 0.3 * (i % 3), 0.1 + 0.4 * (i // 3), 0.2, 0.19)) for i in range(6)]
-    done = cleanup.clean(rocket, signs)
+    done = clean(rocket, signs)
     assert 0 in done.removed
     assert "too_much_already" in done.left.values()
-    assert done.mask.mean() <= cleanup.TOTAL_AREA_MAX
+    assert done.mask.mean() <= removal.TOTAL_AREA_MAX
 
 
 def test_the_engine_states_what_it_did(rocket: Any) -> None:
@@ -146,7 +152,7 @@ def test_the_engine_states_what_it_did(rocket: Any) -> None:
             {"kind": "exit_sign", "box": [0.0, 0.0, 0.9, 0.9]},
         ]
     }
-    outputs, facts = cleanup.TeleaInpaint().run({"image": encode(deepen(photo))}, parameters)
+    outputs, facts = TeleaInpaint().run({"image": encode(deepen(photo))}, parameters)
     assert images.read(outputs["image"].data).white == 65535
     assert facts["fill_bit_depth"] == 16
     assert [row["detection"] for row in facts["removed"]] == [0]  # type: ignore[union-attr,index,call-overload]

@@ -12,6 +12,7 @@ import pytest
 from gpu_functions import images
 from gpu_functions.faces import smoothing as retouch
 from gpu_functions.faces.facemesh import FaceMesh
+from gpu_functions.faces.reported import Face
 from tests.pixels.gpu_functions.pictures import deepen, encode
 
 BOX = (0.33, 0.12, 0.22, 0.25)  # the astronaut's face
@@ -24,8 +25,8 @@ def mesh() -> FaceMesh:
     return FaceMesh()
 
 
-def face(box: tuple[float, float, float, float] = BOX, **more: Any) -> retouch.Face:
-    return retouch.Face(box=box, **more)
+def face(box: tuple[float, float, float, float] = BOX, **more: Any) -> Face:
+    return Face(box=box, **more)
 
 
 def roughness(pixels: npt.NDArray[Any]) -> float:

@@ -41,14 +41,18 @@ def thin(pixels: Pixels, mask: Mask, unknown: Mask, radius: int) -> None:
         pixels[top:bottom, left:right][inside] = filled[inside]
 
 
-def patch(pixels: Pixels, mask: Mask, window: tuple[slice, slice]) -> None:
-    """Fill the part of `mask` within `window` in `pixels`, in place, continuing texture."""
+def patch(pixels: Pixels, mask: Mask, window: tuple[slice, slice], guess: Floats | None = None) -> None:
+    """Fill the part of `mask` within `window` in `pixels`, in place, continuing texture.
+
+    `guess` is what the window (0..1) might show without the hole, if somebody knows better than FSR.
+    """
     hole = mask[window]
     if not hole.any() or hole.all():
         return
     white = np.float32(np.iinfo(pixels.dtype).max)
     region = pixels[window].astype(np.float32) / white
-    guess = _textured(region, hole)
+    if guess is None:
+        guess = _textured(region, hole)
     # What the guess gets wrong around the hole is continued smoothly into it and added.
     corrected = guess + membrane(region - guess, hole)
     values = np.rint(np.clip(corrected[hole], 0.0, 1.0) * white)

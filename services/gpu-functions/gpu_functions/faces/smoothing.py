@@ -11,42 +11,23 @@ Only pixels under the mask are written; every other pixel is the input's, bit fo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import JsonValue
 
 from gpu_functions import images
 from gpu_functions.engine import ALONE, OWN_CPU, Facts, Output, Place, Work, input_of
 from gpu_functions.faces import facemesh
+from gpu_functions.faces.reported import Face, RetouchParameters
 
 FACE_PIXELS_MIN: Final = 40  # a smaller face has no skin texture to smooth, and the mesh is unsure
 MESH_PIXELS: Final = 512  # the mesh is looked for on the face shrunk to this: the model sees 192
 FINE_KEPT: Final = 0.6
 EDGE: Final = 0.09  # contrast (0..1) that counts as an edge for the guided filter
-
-Fraction = Annotated[float, Field(ge=-1.0, le=2.0, allow_inf_nan=False)]  # a detector may look over the rim
-
-
-class Face(BaseModel):
-    """A face as `analyze` reports it, normalised to the upright picture.
-
-    `box` is x, y, width, height; `landmarks` begins with the right and the left eye.
-    """
-
-    box: tuple[Fraction, Fraction, Fraction, Fraction]
-    landmarks: list[tuple[Fraction, Fraction]] = Field(default_factory=list)
-
-
-class RetouchParameters(BaseModel):
-    """`fidelity` 1 changes nothing, 0 smooths fully."""
-
-    faces: list[Face]
-    fidelity: float = Field(default=0.7, ge=0.0, le=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +70,12 @@ def retouch(pixels: images.Pixels, faces: list[Face], strength: float, mesh: fac
     treated: list[int] = []
     skipped: dict[int, str] = {}
     for index, face in enumerate(faces):
-        x, y, w, h = (value * side for value, side in zip(face.box, (width, height) * 2, strict=True))
-        if max(w, h) < FACE_PIXELS_MIN:
-            skipped[index] = "too_small"
+        around = face.around(width, height, FACE_PIXELS_MIN)
+        if isinstance(around, str):
+            skipped[index] = around
             continue
-        # Twice the box holds hair and chin of any detector's idea of a face.
-        left, top = max(0, math.floor(x - w / 2)), max(0, math.floor(y - h / 2))
-        right, bottom = min(width, math.ceil(x + 1.5 * w)), min(height, math.ceil(y + 1.5 * h))
-        if right - left < FACE_PIXELS_MIN or bottom - top < FACE_PIXELS_MIN:
-            skipped[index] = "outside_the_picture"
-            continue
-        region = pixels[top:bottom, left:right].astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-        points = _find(mesh, region, (x - left, y - top, w, h), _roll(face, width, height))
+        region = pixels[around.window].astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+        points = _find(mesh, region, around.box, around.roll)
         if points is None:
             skipped[index] = "no_face_mesh"
             continue
@@ -113,8 +88,8 @@ def retouch(pixels: images.Pixels, faces: list[Face], strength: float, mesh: fac
             smooth = _smooth(region, float(np.ptp(points[:, 1])), mask * np.float32(strength))
             under = mask > 0.0
             values = np.rint(np.clip(smooth[under], 0.0, 1.0) * np.iinfo(pixels.dtype).max)
-            result[top:bottom, left:right][under] = values.astype(pixels.dtype)
-            touched[top:bottom, left:right] |= under
+            result[around.window][under] = values.astype(pixels.dtype)
+            touched[around.window] |= under
     return Retouched(result, treated, skipped, float(touched.mean()))
 
 
@@ -127,14 +102,6 @@ def _find(
     x, y, w, h = (value * shrink for value in box)
     points = mesh.points((small * 255).astype(np.uint8), (x, y, w, h), roll)
     return None if points is None else points / np.float32(shrink)
-
-
-def _roll(face: Face, width: int, height: int) -> float:
-    """The angle of the line from the right to the left eye, radians; 0 without landmarks."""
-    if len(face.landmarks) < 2:
-        return 0.0
-    (rx, ry), (lx, ly) = face.landmarks[:2]
-    return math.atan2((ly - ry) * height, (lx - rx) * width)
 
 
 def _smooth(region: facemesh.Floats, face_size: float, weight: facemesh.Floats) -> facemesh.Floats:
