@@ -8,11 +8,14 @@ table has no cells, and no table has more than PLACES_MAX places.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from html.parser import HTMLParser
+from itertools import takewhile
 from typing import Final
 
 from contracts.ocr import Cell
 
+WRITTEN_MAX: Final = 200_000  # characters that are looked at
 PLACES_MAX: Final = 4000
 TEXT_MAX: Final = 10_000  # characters of one cell
 
@@ -22,6 +25,7 @@ _BEGINS: Final = ("fcel", "ecel", "ched", "rhed", "srow")
 
 def cells(written: str) -> list[Cell]:
     """The cells of the first table in `written`; none when there is no table."""
+    written = written[:WRITTEN_MAX]
     if _TAG.search(written):
         return otsl(written)
     return html(written) if "<table" in written.lower() else []
@@ -40,8 +44,8 @@ def otsl(written: str) -> list[Cell]:
         Cell(
             row=row,
             column=column,
-            row_span=1 + _reach([line[column][0] if column < len(line) else "" for line in rows[row + 1 :]], "ucel"),
-            column_span=1 + _reach([tag for tag, _ in line[column + 1 :]], "lcel"),
+            row_span=1 + _reach((_tag(rows[down], column) for down in range(row + 1, len(rows))), "ucel"),
+            column_span=1 + _reach((_tag(line, at) for at in range(column + 1, len(line))), "lcel"),
             text="" if tag == "ecel" else text,
         )
         for row, line in enumerate(rows)
@@ -50,9 +54,13 @@ def otsl(written: str) -> list[Cell]:
     ]
 
 
-def _reach(tags: list[str], by: str) -> int:
+def _reach(tags: Iterable[str], by: str) -> int:
     """How many of the first `tags` say that they are reached over."""
-    return next((at for at, tag in enumerate(tags) if tag not in (by, "xcel")), len(tags))
+    return sum(1 for _ in takewhile(lambda tag: tag in (by, "xcel"), tags))
+
+
+def _tag(row: list[tuple[str, str]], column: int) -> str:
+    return row[column][0] if column < len(row) else ""
 
 
 def html(written: str) -> list[Cell]:

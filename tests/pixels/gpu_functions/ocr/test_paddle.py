@@ -1,0 +1,17 @@
+"""PaddleOCR's own pipeline, for once: the library itself, on the CPU, with the small models of rapidocr's wheel."""
+
+from __future__ import annotations
+
+from gpu_functions.engine import ALONE
+from tests.bench.ocr import error_rates, paddleocr
+from tests.pixels.gpu_functions.ocr import papers
+
+
+def test_paddleocr_reads_the_page_that_the_cpu_reads(offline: None) -> None:
+    paper = papers.small("es")
+    engine = paddleocr()
+    outputs, facts = engine.run({"image": papers.png(paper.pixels)}, {}, ALONE)
+    page = papers.page_of(outputs)
+    assert page.engine == "paddleocr@1"
+    assert error_rates(paper, page)[0] <= 0.01
+    assert facts["tables"] == 1

@@ -1,0 +1,166 @@
+"""PaddleOCR-VL's engine against a peer on loopback that answers as vLLM does; vLLM itself needs a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from contracts.errors import SafelightError
+from contracts.ocr import Kind
+from gpu_functions.engine import Place
+from gpu_functions.ocr import render, vllm
+from gpu_functions.ocr.ppocr import PpOcr
+from gpu_functions.ocr.vl import PREFIX, READ, TABLE, PaddleOcrVl
+from tests.bench.ocr import error_rates, right_fields
+from tests.pixels.gpu_functions.ocr import papers, stand_in_vllm
+from tests.pixels.gpu_functions.ocr.stand_in_vllm import Peer, said_as
+
+PROGRAM = Path(stand_in_vllm.__file__)
+PIECE = np.ascontiguousarray(papers.small().pixels[130:240])  # four fields
+
+
+@pytest.fixture
+def peer(reader: PpOcr) -> Iterator[Peer]:
+    """It reads what it is sent, and writes tables in OTSL as PaddleOCR-VL does."""
+
+    def reads(jpeg: bytes, prompt: str) -> str:
+        page = papers.page_of(reader.run({"image": jpeg}, {})[0])
+        if prompt == TABLE:
+            rows = [row for block in page.blocks for row in render.grid(block.cells)]
+            return "".join("".join(f"<fcel>{cell}" for cell in row) + "<nl>" for row in rows)
+        return render.text(page)
+
+    made = Peer(reads)
+    server = made.server()
+    yield made
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_page_is_read_block_by_block(peer: Peer) -> None:
+    paper = papers.small()
+    outputs, facts = PaddleOcrVl(Place("gpu"), peer.url).run({"image": papers.png(paper.pixels)}, {})
+    page = papers.page_of(outputs)
+    assert page.engine == "paddleocr-vl@1"
+    assert error_rates(paper, page)[0] <= 0.01
+    assert right_fields(paper, page) == (7, 7)
+    assert sorted(peer.asked) == [READ] * (len(page.blocks) - 1) + [TABLE]
+    assert facts["confidence"] is None
+    (table,) = (block for block in page.blocks if block.kind is Kind.TABLE)
+    assert all(cell.box for cell in table.cells)
+    assert all(line.quad for _, line in papers.lines(page))  # the peer breaks lines as they were found
+
+
+def test_lines_that_are_not_those_that_were_found_have_no_place(peer: Peer) -> None:
+    peer.next = [said_as("one line in place of four")]
+    outputs, _ = PaddleOcrVl(Place("gpu"), peer.url).run({"image": papers.png(PIECE)}, {})
+    ((_, line),) = papers.lines(papers.page_of(outputs))
+    assert line.text == "one line in place of four"
+    assert line.quad is None
+    assert not line.words
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (500, "CALL_LOST"),
+        (400, "ANSWER_INVALID"),
+        (b"<html>secret words</html>", "ANSWER_INVALID"),
+        (b'{"choices": []}', "ANSWER_INVALID"),
+        (b'{"choices": [{"message": {"content": {"secret": "words"}}}]}', "ANSWER_INVALID"),
+        (b"[" * 100_000, "ANSWER_INVALID"),
+        (said_as("secret words " * 200_000), "ANSWER_INVALID"),
+    ],
+    ids=["a failure", "a refusal", "no JSON", "no choice", "no text", "nested without end", "text without end"],
+)
+def test_an_answer_that_is_none_ends_with_a_code_and_is_not_quoted(peer: Peer, answer: int | bytes, code: str) -> None:
+    peer.next = [answer]
+    with pytest.raises(SafelightError) as refused:
+        PaddleOcrVl(Place("gpu"), peer.url).run({"image": papers.png(PIECE)}, {})
+    assert refused.value.code == code
+    assert "secret" not in str(refused.value)
+
+
+def test_a_peer_that_does_not_answer_in_time_loses_the_call(peer: Peer) -> None:
+    with peer.lock:
+        client = vllm.Client(peer.url, answer_s=0.2)
+        with pytest.raises(SafelightError, match="CALL_LOST"):
+            client.ask(PIECE, READ)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a shelf keeps it, and a program `vllm` that can be found."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/vllm"
+    program.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{PROGRAM}' \"$@\"\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "shelf").mkdir()
+    return tmp_path / "shelf"
+
+
+def put(shelf: Path, behaviour: str) -> Path:
+    file = shelf / f"{PREFIX}config.json"
+    file.write_text(json.dumps({"behaviour": behaviour}))
+    return file
+
+
+def test_vllm_is_started_waited_for_and_ended(model: Path, tmp_path: Path) -> None:
+    folder = vllm.as_folder([put(model, "slow")], PREFIX, tmp_path)
+    server = vllm.Server(folder, ready_s=30)
+    client = server.client()
+    process = psutil.Process(int((folder / "pid").read_text()))
+    assert client.ask(PIECE, READ) == f"you asked {READ}"
+    with pytest.raises(SafelightError, match="ANSWER_INVALID"):  # without its key nobody else is served
+        vllm.Client(server.url).ask(PIECE, READ)
+    server.stop()
+    assert process.wait(10) is None or not process.is_running()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server.url}/health")
+
+
+def test_vllm_ends_when_its_worker_is_killed(model: Path, tmp_path: Path) -> None:
+    folder = vllm.as_folder([put(model, "ready")], PREFIX, tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from gpu_functions.ocr import vllm;"
+        "server = vllm.Server(Path(sys.argv[1]), 30); server.client(); print('ready', flush=True); sys.stdin.read()"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert worker.stdout
+    assert worker.stdout.readline() == "ready\n"
+    process = psutil.Process(int((folder / "pid").read_text()))
+    worker.kill()
+    worker.communicate()
+    psutil.wait_procs([process], timeout=10)
+    assert not process.is_running()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "why"), [("ends", "vllm ended with status 3"), ("never", "vllm was not ready in time")]
+)
+def test_a_vllm_that_does_not_come_up_is_an_engine_that_cannot_run(model: Path, behaviour: str, why: str) -> None:
+    file = put(model, behaviour)
+    before = time.monotonic()
+    with pytest.raises(SafelightError, match=why) as refused:
+        vllm.Server(vllm.as_folder([file], PREFIX, file.parent), ready_s=1.5).client()
+    assert refused.value.code == "ENGINE_UNAVAILABLE"
+    assert time.monotonic() - before < 20
+
+
+def test_without_vllm_the_engine_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SafelightError, match="ENGINE_UNAVAILABLE"):
+        PaddleOcrVl(Place("gpu"))
