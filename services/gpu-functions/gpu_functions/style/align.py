@@ -190,9 +190,9 @@ def _bent(found: Found, edges: tuple[Edges, Edges]) -> Found:
     after = edges[1]
     height, width = after.shape
     there = _moved_edges(found.geometry, edges)
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(
-        np.uint8(after * 255), np.uint8(there * 255), None
-    )
+    still = np.zeros((height, width, 2), np.float32)
+    follower = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = follower.calc((after * 255).astype(np.uint8), (there * 255).astype(np.uint8), still)
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
     sure = (after > 0.5) & (np.abs(flow).max(axis=2) < BEND_PX_MAX)
     if sure.sum() < 500:

@@ -1,0 +1,126 @@
+"""The ways a look can be learnt, and what each is worth on pairs that it has not seen.
+
+A fixed look is the closed form, or that and a residual, stiff or free. An adaptive one predicts exposure and
+white balance first. Each is learnt anew without one pair after the other (of more than 20 pairs: without one of
+20 groups), and the mean PSNR of what was left out decides; an adaptive look must gain 3 dB, for where the
+editor's exposure has no reason in the picture it does harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from gpu_functions.style import exposure, fit, judge
+from gpu_functions.style.bundle import Style, baked
+from gpu_functions.style.cube import Cube
+from gpu_functions.style.exposure import Exposure
+from gpu_functions.style.fit import Doubles, Sums
+from gpu_functions.style.prepare import Prepared
+
+FOLDS_MAX: Final = 20
+EARNED_DB: Final = 3.0  # that an adaptive look must gain on pairs left out
+HOPEFUL_DB: Final = 0.5  # that its closed form must gain on the fixed one before the rest of it is tried
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to learn: whether exposure is predicted, and how smooth the residual is (`fit.bent`; None: there is none)."""
+
+    adaptive: bool
+    smooth: float | None
+
+
+# fmt: off
+WAYS: Final[dict[str, Way]] = {
+    #                      adaptive  smooth
+    "closed":          Way(False,    None),
+    "stiff":           Way(False,    3e-5),
+    "free":            Way(False,    1e-6),
+    "adaptive-closed": Way(True,     None),
+    "adaptive-stiff":  Way(True,     3e-5),
+    "adaptive-free":   Way(True,     1e-6),
+}
+# fmt: on
+FIXED: Final = tuple(name for name, way in WAYS.items() if not way.adaptive)
+ADAPTIVE: Final = tuple(name for name, way in WAYS.items() if way.adaptive and way.smooth is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A look that was learnt one way: the style without its papers, and what predicts the exposure before it."""
+
+    style: Style
+    exposure: Exposure | None
+    rows: Doubles  # the LUT as it was solved, for a start elsewhere
+
+    def lut(self, pair: Prepared) -> Cube:
+        """The look for one picture."""
+        gains = np.ones(3) if self.exposure is None else self.exposure.gains(exposure.statistics(pair.thumbnail))
+        return baked(self.style, gains, np.ones(1))
+
+
+class Lessons:
+    """A set of pairs to learn from, in whole or without some."""
+
+    def __init__(self, pairs: Sequence[Prepared]) -> None:
+        """Reads every sample once."""
+        self.pairs = pairs
+        self._parts = [fit.sums(pair.samples) for pair in pairs]
+        self._total = Sums.of(self._parts)
+        self._facts = [exposure.statistics(pair.thumbnail) for pair in pairs]
+        self._whole: dict[str, Learnt] = {}
+        count = min(len(pairs), FOLDS_MAX)
+        self.folds = [tuple(range(fold, len(pairs), count)) for fold in range(count)]
+
+    def whole(self, name: str) -> Learnt:
+        """The look of all pairs."""
+        if name not in self._whole:
+            self._whole[name] = self._learnt(WAYS[name], self._total, range(len(self.pairs)), None)
+        return self._whole[name]
+
+    def without(self, name: str, left_out: Sequence[int]) -> Learnt:
+        """The look of all pairs but some."""
+        way = WAYS[name]
+        kept = [index for index in range(len(self.pairs)) if index not in left_out]
+        total = self._total if way.adaptive else self._total - Sums.of(self._parts[index] for index in left_out)
+        return self._learnt(way, total, kept, None if way.adaptive or way.smooth is None else self.whole(name).rows)
+
+    def scores(self, names: Sequence[str], fold: int) -> dict[str, float]:
+        """Per way the mean PSNR of the pairs of a fold, which it was learnt without."""
+        found: dict[str, float] = {}
+        for name in names:
+            learnt = self.without(name, self.folds[fold])
+            of = [judge.psnr(judge.styled(pair, learnt.lut(pair)), pair) for pair in self._of(fold)]
+            found[name] = float(np.mean(of))
+        return found
+
+    def _of(self, fold: int) -> list[Prepared]:
+        return [self.pairs[index] for index in self.folds[fold]]
+
+    def _learnt(self, way: Way, total: Sums, kept: Sequence[int], start: Doubles | None) -> Learnt:
+        predicted = None
+        if way.adaptive:
+            samples = [self.pairs[index].samples for index in kept]
+            predicted = exposure.learn([self._facts[index] for index in kept], samples)
+            gains = [predicted.gains(self._facts[index]) for index in kept]
+            total = Sums.of(fit.sums(one, gain) for one, gain in zip(samples, gains, strict=True))
+        rows = fit.closed(total)
+        if way.smooth is not None:
+            rows = fit.bent(total, rows, way.smooth, start)
+        return Learnt(Style(fit.table(rows)[None], fit.confidence(total)), predicted, rows)
+
+
+def best(scores: Mapping[str, float]) -> str:
+    """The way that is taken, by its mean PSNR on pairs left out: an adaptive one only where it has earned it."""
+    fixed = max((name for name in scores if name in FIXED), key=lambda name: scores[name])
+    adaptive = max((name for name in scores if name in ADAPTIVE), key=lambda name: scores[name], default=fixed)
+    return adaptive if scores[adaptive] >= scores[fixed] + EARNED_DB else fixed
+
+
+def is_hopeful(scores: Mapping[str, float]) -> bool:
+    """Whether the closed forms say that the rest of an adaptive look is worth learning."""
+    return scores["adaptive-closed"] >= scores["closed"] + HOPEFUL_DB

@@ -1,0 +1,255 @@
+"""The engine `pairs-lut`: learns a photographer's look from pairs of pictures before and after an edit.
+
+    read and lay on each other -> closed form (a preview is shown) -> every way, without each pair in turn
+    -> the way that is best on pairs left out -> its figures beside the baselines; the gate -> the look of all pairs
+
+Each step is a function of the pairs, the seed and the steps before, so that what a checkpoint holds (how pairs
+lie on each other, scores, figures) replaces work and changes nothing: resumed or not, the same bytes come out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, Field, JsonValue
+
+from contracts.errors import error
+from gpu_functions.engine import ALONE, OWN_CPU, Facts, Output, Place, Work, input_of
+from gpu_functions.style import bundle, cube, exposure, judge, learn, sheet
+from gpu_functions.style.align import Found
+from gpu_functions.style.checkpoint import Kept, Lying
+from gpu_functions.style.grid import Floats
+from gpu_functions.style.learn import ADAPTIVE, FIXED, Learnt, Lessons
+from gpu_functions.style.pairs import Archive, Pair
+from gpu_functions.style.prepare import Prepared, prepare
+
+TRAINER: Final = "pairs-lut@1"
+PAIRS_MIN: Final = 5
+SHOWN: Final = 3  # pairs of the contact sheet
+THREADS_MAX: Final = 2  # cores that one training may take
+PREPARED: Final = 0.4  # of the whole, when all pairs are read; then all ways tried, the adaptive ones, all judged
+TRIED: Final = 0.7
+SCORED: Final = 0.85
+JUDGED: Final = 0.97
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class TrainParameters(BaseModel):
+    """The same `seed` and pairs give the same style, bit for bit."""
+
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+
+
+class PairsLut:
+    """`original` (an archive of pairs) -> `style`, `cube`, `preview`, `report`."""
+
+    def __init__(self, place: Place = OWN_CPU) -> None:
+        """Nothing to load."""
+
+    def run(
+        self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue], work: Work = ALONE
+    ) -> tuple[dict[str, Output], Facts]:
+        """See Engine. Raises PAIRS_INVALID, TOO_FEW_PAIRS, STYLE_NOT_LEARNT."""
+        seed = TrainParameters.model_validate(parameters).seed
+        return _Training(input_of(inputs, "original"), seed, work).run()
+
+
+class _Training:
+    def __init__(self, archive: bytes, seed: int, work: Work) -> None:
+        self._started = time.monotonic()
+        self._archive, self._seed, self._work = Archive(archive), seed, work
+        of = hashlib.sha256(f"{TRAINER} {seed} {hashlib.sha256(archive).hexdigest()}".encode()).hexdigest()[:40]
+        self._kept = Kept.read(work.checkpoint(), of)
+        self._step = 0
+        self._told: Facts = {}
+        self._rejected: dict[int, str] = {}  # by the index of the pair in the order of names
+        self._used: list[int] = []
+
+    def run(self) -> tuple[dict[str, Output], Facts]:
+        """All steps, in order. Raises TOO_FEW_PAIRS, STYLE_NOT_LEARNT."""
+        pairs = self._prepared()
+        lessons = Lessons(pairs)
+        first = lessons.whole("closed")
+        self._work.show("preview", sheet.sheet([(pair, first.lut(pair)) for pair in pairs[:SHOWN]]))
+        scores = self._scored(lessons)
+        way = learn.best(scores)
+        rows = self._judged(lessons, way)
+        figures = judge.mean(list(rows.values()))
+        if figures["psnr"] < figures["psnr_histogram"]:
+            raise error("STYLE_NOT_LEARNT", _gate(figures))
+        learnt = lessons.whole(way)
+        metrics: Facts = {**figures, "pairs": len(pairs), "ways": {name: round(db, 3) for name, db in scores.items()}}
+        style = self._style(learnt, way, pairs, metrics)
+        outputs = {
+            "style": Output(bundle.write(style), "application/octet-stream"),
+            "cube": Output(cube.write(_mean_lut(learnt, pairs), "Safelight style"), "application/octet-stream"),
+            "preview": sheet.sheet([(pairs[index], self._held_out(lessons, way, index)) for index in range(SHOWN)]),
+            "report": self._report(style, rows),
+        }
+        self._tell(1.0, {})
+        return outputs, self._facts(style, figures)
+
+    def _prepared(self) -> list[Prepared]:
+        """The pairs that can be learnt from. Raises TOO_FEW_PAIRS."""
+        listed = list(enumerate(self._archive.pairs))
+        found: list[Prepared] = []
+        known: set[str] = set()
+        for (index, _), result in zip(listed, _both_cores(self._prepare, listed), strict=True):
+            if isinstance(result, str):
+                self._kept.lying[str(index)] = self._rejected[index] = result
+            elif result[0].hashes[0] in known:
+                self._rejected[index] = "duplicate"
+            else:
+                found.append(result[0])
+                known.add(result[0].hashes[0])
+                self._used.append(index)
+                self._kept.lying[str(index)] = Lying.of(result[1])
+            self._advance((index + 1) / len(listed) * PREPARED, {"pairs_used": len(found)})
+        if len(found) < PAIRS_MIN:
+            raise error("TOO_FEW_PAIRS", self._too_few())
+        return found
+
+    def _prepare(self, numbered: tuple[int, Pair]) -> tuple[Prepared, Found] | str:
+        index, pair = numbered
+        kept = self._kept.lying.get(str(index))
+        if isinstance(kept, str):
+            return kept
+        return prepare(self._archive, pair, kept.found() if kept else None, self._seed + index)
+
+    def _scored(self, lessons: Lessons) -> dict[str, float]:
+        """Per way the mean PSNR over the folds; adaptive ways are tried where their closed form gives hope."""
+        for name in FIXED:
+            lessons.whole(name)  # each fold starts from the solution of all
+        names = [*FIXED, "adaptive-closed"]
+        self._folds(lessons, names, PREPARED, TRIED)
+        means = self._mean_scores(names, len(lessons.folds))
+        if learn.is_hopeful(means):
+            names += ADAPTIVE
+            self._folds(lessons, names, TRIED, SCORED)
+        return self._mean_scores(names, len(lessons.folds))
+
+    def _folds(self, lessons: Lessons, names: Sequence[str], start: float, end: float) -> None:
+        """Score the ways of `names` on each fold where they are not scored yet."""
+
+        def score(fold: int) -> dict[str, float]:
+            known = self._kept.scores.get(str(fold), {})
+            return known | lessons.scores([name for name in names if name not in known], fold)
+
+        folds = range(len(lessons.folds))
+        for fold, scores in zip(folds, _both_cores(score, folds), strict=True):
+            self._kept.scores[str(fold)] = scores
+            best = max(self._mean_scores(names, fold + 1).values())
+            told: Facts = {"loss": round(10 ** (-best / 10), 8), "psnr_held_out": round(best, 3)}
+            self._advance(start + (end - start) * (fold + 1) / len(folds), told)
+
+    def _mean_scores(self, names: Sequence[str], folds: int) -> dict[str, float]:
+        rows: list[dict[str, float]] = [self._kept.scores[str(fold)] for fold in range(folds)]
+        return {name: float(np.mean([row[name] for row in rows])) for name in names}
+
+    def _judged(self, lessons: Lessons, way: str) -> dict[int, dict[str, float]]:
+        """Every figure of each pair, by the look that was learnt without it."""
+
+        def judged(fold: int) -> list[dict[str, float]]:
+            left_out = lessons.folds[fold]
+            kept = [self._kept.figures.get(str(index), {}) for index in left_out]
+            if all(row.keys() == judge.FIGURES for row in kept):
+                return kept
+            learnt = lessons.without(way, left_out)
+            others = [pair for index, pair in enumerate(lessons.pairs) if index not in left_out]
+            pairs = [lessons.pairs[index] for index in left_out]
+            return [judge.measured(pair, learnt.lut(pair), others) for pair in pairs]
+
+        for fold, rows in enumerate(_both_cores(judged, range(len(lessons.folds)))):
+            self._kept.figures |= {str(index): row for index, row in zip(lessons.folds[fold], rows, strict=True)}
+            self._advance(SCORED + (JUDGED - SCORED) * (fold + 1) / len(lessons.folds), {})
+        return {index: self._kept.figures[str(index)] for index in range(len(lessons.pairs))}
+
+    def _held_out(self, lessons: Lessons, way: str, index: int) -> cube.Cube:
+        fold = next(fold for fold in lessons.folds if index in fold)
+        return lessons.without(way, fold).lut(lessons.pairs[index])
+
+    def _style(self, learnt: Learnt, way: str, pairs: Sequence[Prepared], metrics: Facts) -> bundle.Style:
+        provenance: Facts = {
+            "trainer": TRAINER,
+            "seed": self._seed,
+            "kind": "fixed" if learnt.exposure is None else "adaptive",
+            "way": way,
+            "pairs": [{"before": pair.hashes[0], "after": pair.hashes[1]} for pair in pairs],
+        }
+        predictor, network = None, dict[str, Floats]()
+        if learnt.exposure is not None:
+            predictor = exposure.model(learnt.exposure)
+            network = {
+                "exposure.weights": learnt.exposure.weights.astype(np.float32),
+                "exposure.bias": learnt.exposure.bias.astype(np.float32),
+            }
+        return bundle.Style(learnt.style.bases, learnt.style.confidence, predictor, network, metrics, provenance)
+
+    def _report(self, style: bundle.Style, rows: Mapping[int, Mapping[str, float]]) -> Output:
+        """The one output that names files, for the person whose files they are."""
+        stems = [pair.stem for pair in self._archive.pairs]
+        used = [{"name": stems[index], **rows[place]} for place, index in enumerate(self._used)]
+        rejected = [{"name": stems[index], "reason": self._rejected[index]} for index in sorted(self._rejected)]
+        told = {"metrics": style.metrics, "provenance": style.provenance, "pairs": used, "rejected": rejected}
+        return Output(json.dumps(told, indent=1, sort_keys=True).encode(), "application/json")
+
+    def _facts(self, style: bundle.Style, figures: Mapping[str, float]) -> Facts:
+        told = ("psnr", "psnr_identity", "psnr_histogram", "ssim", "de2000_mean", "de2000_p95")
+        return {
+            "kind": style.provenance["kind"],
+            "pairs_used": len(self._used),
+            "pairs_rejected": len(self._rejected),
+            **{name: figures[name] for name in told},
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+
+    def _advance(self, fraction: float, facts: Facts) -> None:
+        self._work.save(self._kept.write())
+        self._tell(fraction, facts)
+
+    def _tell(self, fraction: float, facts: Facts) -> None:
+        self._step += 1
+        self._told |= facts
+        gone = time.monotonic() - self._started
+        left: Facts = {"step": self._step, "eta_s": round(gone / fraction * (1 - fraction), 1)}
+        self._work.tell(fraction, self._told | left)
+
+    def _too_few(self) -> str:
+        """Pairs are named by their number in the order of names: a name is the user's."""
+        why = ", ".join(f"pair {index + 1}: {reason}" for index, reason in sorted(self._rejected.items()))
+        return f"{len(self._used)} of {len(self._archive.pairs)} pairs can be learnt from" + (f"; {why}" if why else "")
+
+
+def _mean_lut(learnt: Learnt, pairs: Sequence[Prepared]) -> cube.Cube:
+    """The look as one LUT for tools that know no predictor: the mean of what the pairs' pictures are given."""
+    if learnt.exposure is None:
+        return learnt.lut(pairs[0])
+    tables = np.stack([learnt.lut(pair).table for pair in pairs])
+    return cube.Cube(tables.mean(axis=0, dtype=np.float64).astype(np.float32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def _gate(figures: Mapping[str, float]) -> str:
+    return (
+        f"on pairs that it had not seen it reaches {figures['psnr']:.1f} dB, histogram matching"
+        f" {figures['psnr_histogram']:.1f} dB and the untouched picture {figures['psnr_identity']:.1f} dB"
+    )
+
+
+def _both_cores(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """`function` of each item, in their order, two at a time where there are two cores: numpy lets go of the lock."""
+    with ThreadPoolExecutor(min(THREADS_MAX, os.cpu_count() or 1)) as pool:
+        waiting = [pool.submit(function, item) for item in items]
+        try:
+            for one in waiting:
+                yield one.result()
+        finally:
+            for one in waiting:
+                one.cancel()
