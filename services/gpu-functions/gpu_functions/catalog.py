@@ -67,6 +67,8 @@ CATALOG: Final = (
     EngineRow("style.apply",    "cube-lut",       2, "cpu", "gpu_functions.style.apply:CubeLut",       600),
     EngineRow("style.apply",    "tensor-lut",     1, "gpu", "gpu_functions.style.tensor:TensorLut",    900,
               packages=("torch",)),
+    EngineRow("style.train",    "pairs-lut",      1, "cpu", "gpu_functions.style.train:PairsLut",      1_200,
+              packages=("onnx", "scipy", "skimage")),
     EngineRow("style.import",   "cube-import",    1, "cpu", "gpu_functions.style.importing:CubeImport", 150),
     EngineRow("retouch.faces",  "skin-smoothing", 1, "cpu", "gpu_functions.faces.smoothing:SkinSmoothing", 600),
     EngineRow("retouch.faces",  "codeformer",     1, "gpu", "gpu_functions.faces.restoring:CodeFormer", 3500,
