@@ -3,7 +3,7 @@
 No freely usable photo shows either, so both are drawn into photos that ship in packages, and into landscapes made
 here; the photos and structures as they are, without any, say what is reported where nothing is.
 
-    wires   pixels, with 2 of tolerance: recall is drawn ones that were reported, precision reported ones that were drawn
+    wires   pixels, with 2 of tolerance: recall: drawn ones that are reported, precision: reported that are drawn
     signs   found when a box overlaps the truth by half (intersection over union); every other box is a mistake
 
 Everything is seeded: two runs print the same. Takes about a minute and needs no stack.
@@ -32,6 +32,14 @@ THREE: Final = ((0.06, 0.10, 0.03), (0.09, 0.14, 0.035), (0.13, 0.19, 0.04))  # 
 ONE: Final = ((0.12, 0.05, 0.03),)
 WIDTHS: Final = (1.2, 2.5, 5.0)  # pixels of 1500
 DARKER: Final = (0.75, 0.4)  # of the sky's light that the wire takes away: black cable, grey one in haze
+BACKGROUNDS: Final = {
+    "sky over roofs": "china.jpg",
+    "sky over a city": "camera.png",
+    "night sky": "rocket.jpg",
+    "meadow": "meadow",
+    "dunes": "dunes",
+    "lattice towers": "towers",
+}
 FACTORS: Final = (1.0, 1.6)  # at which photos without anything are looked at
 
 
@@ -47,8 +55,7 @@ class Scene:
 def measure() -> None:
     """Print a table for each detector."""
     print("power lines                    scenes   found   recall  precision")
-    for name, scenes in (("sky over roofs", "china.jpg"), ("sky over a city", "camera.png"), ("night sky", "rocket.jpg"),
-                         ("meadow", "meadow"), ("dunes", "dunes"), ("lattice towers", "towers")):  # fmt: skip
+    for name, scenes in BACKGROUNDS.items():
         _tell_wires(name, list(with_wires(scenes)))
     print(f"nothing to find                {_false_alarms(find_wires)}")
     print("exit signs                     scenes   recall  precision")
@@ -149,13 +156,14 @@ def _towers() -> tuple[Pixels, Pixels]:
     for middle, scale in ((360, 1.0), (1130, 0.8)):
         foot, tip = 650, int(650 - 620 * scale)
         for k in range(14):  # bays, each with its two legs and a cross
-            y0, y1 = (int(foot + (tip - foot) * (k + step) / 14) for step in (0, 1))
-            w0, w1 = (int(70 * scale * (1 - (k + step) / 15)) for step in (0, 1))
-            for a, b in (((-w0, y0), (-w1, y1)), ((w0, y0), (w1, y1)), ((-w0, y0), (w1, y1)), ((w0, y0), (-w1, y1)),
-                         ((-w1, y1), (w1, y1))):  # fmt: skip
-                cv2.line(bars, (middle + a[0], a[1]), (middle + b[0], b[1]), 255, 2, cv2.LINE_AA)
-        for k, reach in ((0.08, 150), (0.22, 190), (0.36, 150)):  # cross-arms, each a flat triangle of bars
-            y, out = int(tip + (foot - tip) * k), int(reach * scale)
+            low, high = (int(foot + (tip - foot) * (k + step) / 14) for step in (0, 1))
+            wide, slim = (int(70 * scale * (1 - (k + step) / 15)) for step in (0, 1))
+            corners = {"A": (-wide, low), "B": (wide, low), "C": (-slim, high), "D": (slim, high)}
+            for one, other in ("AC", "BD", "AD", "BC", "CD"):
+                ends = [(middle + x, y) for x, y in (corners[one], corners[other])]
+                cv2.polylines(bars, [np.array(ends)], False, 255, 2, cv2.LINE_AA)
+        for at, reach in ((0.08, 150), (0.22, 190), (0.36, 150)):  # cross-arms, each a flat triangle of bars
+            y, out = round(tip + (foot - tip) * at), int(reach * scale)
             cv2.polylines(bars, [np.array([[middle - out, y], [middle, y - 26], [middle + out, y]])], True, 255, 2,
                           cv2.LINE_AA)  # fmt: skip
     cover = bars[..., None] / np.float32(255)

@@ -1,4 +1,4 @@
-"""Scores for sharpness and exposure order photos as a person would."""
+"""Scores for sharpness, exposure and noise order photos as a person would, and the cull score adds them up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ingest.analysis.quality import blur, exposure
+from ingest.analysis.cull import WEIGHTS, cull
+from ingest.analysis.quality import blur, exposure, noise
 from tests.pixels.ingest.pictures import enlarged, photo
 
 PHOTOS = ("astronaut.png", "china.jpg", "coffee.png", "flower.jpg", "camera.png", "chelsea.png")
@@ -65,3 +66,47 @@ def test_ev_is_counted_in_stops_from_middle_grey(level: int, ev: float) -> None:
 def test_pictures_of_any_shape_have_scores(shape: tuple[int, int]) -> None:
     assert 0 <= blur(np.zeros(shape, np.uint8))["score"] <= 1
     assert 0 <= exposure(np.zeros(shape, np.uint8))["score"] <= 1
+    assert 0 <= noise(np.zeros(shape, np.uint8))["score"] <= 1
+
+
+@pytest.mark.parametrize("sigma", [3, 6, 12])
+@pytest.mark.parametrize("name", ["astronaut.png", "coffee.png", "flower.jpg", "chelsea.png"])
+def test_noise_is_measured_in_grey_levels(name: str, sigma: float) -> None:
+    """What is added is found again, on top of what the photo has itself (independent noises add in squares)."""
+    clean = softened(grey(name), 1.2)
+    grain = np.random.default_rng(1).normal(0, sigma, clean.shape)
+    own, noisy = noise(clean)["sigma"], noise(np.clip(clean + grain, 0, 255).round().astype(np.uint8))["sigma"]
+    assert own < 1.5
+    assert noisy == pytest.approx(np.hypot(sigma, own), rel=0.15)
+
+
+def test_texture_is_not_taken_for_noise_where_some_of_the_picture_is_smooth() -> None:
+    assert noise(grey("china.jpg"))["sigma"] < 2.5
+    assert noise(grey("astronaut.png"))["score"] > 0.8
+
+
+def test_clipped_noise_does_not_make_a_picture_clean() -> None:
+    grain = np.random.default_rng(2).normal(0, 8, (400, 400))
+    half_black = np.concatenate([np.full((400, 400), 0.0), np.full((400, 400), 120.0)], axis=1)
+    noisy = np.clip(half_black + np.concatenate([grain, grain], axis=1), 0, 255).round().astype(np.uint8)
+    assert noise(noisy)["sigma"] == pytest.approx(8, rel=0.1)
+
+
+OPEN, SHUT = {"eyes": {"open": [0.3, 0.3], "closed": False}}, {"eyes": {"open": [0.1, 0.1], "closed": True}}
+UNKNOWN = {"eyes": None}
+
+
+def test_the_cull_score_is_the_weighted_mean_of_its_parts() -> None:
+    assert sum(WEIGHTS.values()) == pytest.approx(1)
+    assert cull(1, 1, 1, [OPEN])["score"] == 100
+    assert cull(0, 0, 0, [SHUT])["score"] == 0
+    half = cull(0.5, 1, 1, [OPEN, SHUT, UNKNOWN])
+    assert half["parts"] == {"sharpness": 0.5, "exposure": 1, "eyes": 0.5, "noise": 1}
+    assert half["score"] == pytest.approx(100 * (0.4 * 0.5 + 0.25 + 0.2 * 0.5 + 0.15))
+
+
+@pytest.mark.parametrize("faces", [[], [UNKNOWN]], ids=["no face", "a face too small to tell"])
+def test_a_photo_without_eyes_to_judge_loses_nothing(faces: list[dict[str, None]]) -> None:
+    scored = cull(0.8, 0.8, 0.8, faces)
+    assert scored["parts"]["eyes"] is None
+    assert scored["score"] == pytest.approx(80)

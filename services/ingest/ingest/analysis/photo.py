@@ -8,9 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.analysis import exif
+from ingest.analysis.alike import phash
+from ingest.analysis.cull import cull
 from ingest.analysis.decode import decode, read_header
+from ingest.analysis.eyes import judge
 from ingest.analysis.faces import find_faces
-from ingest.analysis.quality import blur, exposure
+from ingest.analysis.horizon import horizon
+from ingest.analysis.quality import at_size, blur, exposure, noise
 from ingest.analysis.signs import find_signs
 from ingest.analysis.wires import find_wires
 
@@ -23,6 +27,9 @@ def analyze(data: bytes) -> dict[str, Any]:
     """
     header = read_header(data)
     photo = decode(data, header)
+    grey = at_size(photo.grey)
+    sharp, light, grain = blur(grey), exposure(grey), noise(grey)
+    faces = judge(photo.rgb, find_faces(photo.rgb))
     return {
         "width": header.width,
         "height": header.height,
@@ -32,8 +39,12 @@ def analyze(data: bytes) -> dict[str, Any]:
         "color_profile": exif.color_profile(header.image),
         "captured_at": exif.captured_at(header.image),
         "camera": exif.camera(header.image),
-        "blur": blur(photo.grey),
-        "exposure": exposure(photo.grey),
-        "faces": find_faces(photo.rgb),
+        "blur": sharp,
+        "exposure": light,
+        "noise": grain,
+        "horizon": horizon(grey),
+        "phash": phash(grey),
+        "faces": faces,
         "detections": [*find_wires(photo.rgb), *find_signs(photo.rgb)],
+        "cull": cull(sharp["score"], light["score"], grain["score"], faces),
     }

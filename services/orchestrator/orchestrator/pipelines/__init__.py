@@ -51,8 +51,12 @@ _PHOTO_FACTS: Final = frozenset(
         "camera",
         "blur",
         "exposure",
+        "noise",
+        "horizon",
+        "phash",
         "faces",
         "detections",
+        "cull",
     ]
 )
 
