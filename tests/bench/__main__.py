@@ -1,5 +1,5 @@
 """`just bench [idle|orchestration|flat|bridge|photos]`: figures of the whole stack, started on free ports.
-`just bench lut|gpu|cost [OPTIONS]`: figures of one part, without a stack; each tells its options by `--help`.
+`just bench lut|gpu|cost|ocr [OPTIONS]`: figures of one part, without a stack; each tells its options by `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
@@ -8,6 +8,7 @@
     photos          seconds per phase of the demo set, and photos/s
     lut             a LUT over a picture on one core, beside Pillow, OpenColorIO, numba and torch
     gpu             every GPU engine at full size: items/s, memory, batches, precisions, share of the card's roofline
+    ocr             each OCR engine that runs here on school papers: CER, WER, fields, CPU seconds per page
     cost            what a gallery's photo and 1,000 pages cost, from measured seconds and the price table
 
 Figures are printed with what they were measured on: compare within one run, not between machines.
@@ -37,7 +38,7 @@ IDLE_S = 20.0
 JOBS, SINGLES = 3000, 200
 FLAT = (1_000, 10_000, 100_000)
 REST_S = 40.0
-PARTS = {"lut": "tests.bench.lut", "gpu": "tests.bench.gpu", "cost": "tests.bench.cost"}
+PARTS = {"lut": "tests.bench.lut", "gpu": "tests.bench.gpu", "cost": "tests.bench.cost", "ocr": "tests.bench.ocr"}
 MIB = 1024 * 1024
 
 

@@ -6,10 +6,11 @@ Fields are values read beside their labels, and marks read in the row of their s
 
 from __future__ import annotations
 
+import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from contracts.ocr import Kind, Page
@@ -18,7 +19,6 @@ from gpu_functions.ocr import render, shipped
 from tests.documents import school
 
 PAGES, DPI = 12, 200
-"""Pages of each wear: both kinds, both languages in turn."""
 
 
 @dataclass(slots=True)
@@ -60,23 +60,26 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 }
 
 
-def main(pages: int = PAGES) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    papers = school.corpus(pages, DPI)
-    print(f"ocr             {pages} pages of each wear, A4 at {DPI} dots per inch, one thread")
+    parser = argparse.ArgumentParser(prog="bench ocr", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pages", type=int, default=PAGES, help="of each wear: both kinds, both languages in turn")
+    given = parser.parse_args(arguments)
+    papers = school.corpus(given.pages, DPI)
+    print(f"ocr             {given.pages} pages of each wear, A4 at {DPI} dots per inch, one thread")
     print("| engine | pages | CER | WER | fields right | CPU s per page |\n|---|---|---|---|---|---|")
     for name, load in ENGINES.items():
         engine = load()
-        for wear, how in school.WEAR.items():
-            print(measured(engine, papers, how).row(name, wear), flush=True)
+        for called, wear in school.WEAR.items():
+            print(measured(engine, papers, wear).row(name, called), flush=True)
         print(f"after {name}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at most so far")
 
 
-def measured(engine: Engine, papers: list[school.Paper], how: dict[str, float]) -> Score:
-    """Let the engine read each paper, worn as `how` says."""
+def measured(engine: Engine, papers: list[school.Paper], wear: school.Wear) -> Score:
+    """Let the engine read each paper, worn as told."""
     score = Score()
     for seed, paper in enumerate(papers):
-        data = school.worn(paper.pixels, seed, **how)
+        data = school.worn(paper.pixels, seed, wear)
         before = time.process_time()
         outputs, _ = engine.run({"image": data}, {"languages": [paper.language]}, ALONE)
         score.cpu_s.append(time.process_time() - before)

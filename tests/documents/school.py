@@ -162,33 +162,47 @@ def education_plan(seed: int, language: str = "en", dpi: int = 200) -> Paper:
     return pen.paper()
 
 
-def worn(pixels: Bytes, seed: int, skew: float = 0.0, noise: float = 0.0, blur: float = 0.0, jpeg: int = 95) -> bytes:
-    """A JPEG of the page as a lesser camera sees it: turned by `skew` degrees, lit from a side when it is noisy.
+@dataclass(frozen=True, slots=True)
+class Wear:
+    """What is done to a page: turned by `skew` degrees, `blur` a Gaussian's sigma in pixels, shrunk to `scale`.
 
-    `noise` is the standard deviation in levels of 255, `blur` a Gaussian's sigma in pixels, `jpeg` the quality.
+    `noise` is the standard deviation in levels of 255, with light that falls from one side; `jpeg` the quality.
     """
+
+    skew: float = 0.0
+    blur: float = 0.0
+    scale: float = 1.0
+    noise: float = 0.0
+    jpeg: int = 95
+
+
+def worn(pixels: Bytes, seed: int, wear: Wear = Wear()) -> bytes:  # frozen
+    """A JPEG of the page as a lesser camera sees it."""
     rng = np.random.default_rng(seed)
     height, width = pixels.shape[:2]
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), skew, 1.0)
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), wear.skew, 1.0)
     page = np.asarray(
         cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_CUBIC, borderValue=(236, 236, 232)), np.float32
     )
-    if blur:
-        page = np.asarray(cv2.GaussianBlur(page, (0, 0), blur), np.float32)
-    if noise:
-        light = np.linspace(1.0, 0.8, width, dtype=np.float32)[None, :, None]
-        page = page * light + rng.normal(0.0, noise, page.shape).astype(np.float32)
+    if wear.blur:
+        page = np.asarray(cv2.GaussianBlur(page, (0, 0), wear.blur), np.float32)
+    if wear.scale < 1.0:
+        page = np.asarray(cv2.resize(page, None, fx=wear.scale, fy=wear.scale, interpolation=cv2.INTER_AREA))
+    if wear.noise:
+        light = np.linspace(1.0, 0.8, page.shape[1], dtype=np.float32)[None, :, None]
+        page = page * light + rng.normal(0.0, wear.noise, page.shape).astype(np.float32)
     colours = np.asarray(np.clip(page, 0, 255), np.uint8)
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(colours, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, jpeg])
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(colours, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, wear.jpeg])
     assert done
     return data.tobytes()
 
 
 # fmt: off
-WEAR: Final[dict[str, dict[str, float]]] = {
-    "clean":        {},
-    "scanned":      {"skew": 0.6, "noise": 4.0, "blur": 0.6, "jpeg": 80},
-    "photographed": {"skew": -2.5, "noise": 9.0, "blur": 1.2, "jpeg": 60},
+WEAR: Final = {
+    "clean":        Wear(),
+    "scanned":      Wear(skew=0.6,  blur=0.6, noise=4.0,  jpeg=80),
+    "photographed": Wear(skew=-2.5, blur=1.2, noise=9.0,  jpeg=60),
+    "poor":         Wear(skew=4.0,  blur=2.4, noise=10.0, jpeg=35, scale=0.4),  # 80 dots per inch
 }
 # fmt: on
 

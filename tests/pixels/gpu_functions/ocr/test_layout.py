@@ -96,7 +96,7 @@ def test_a_line_that_runs_over_a_rule_is_given_to_both_cells() -> None:
 
 def test_a_sloping_table_has_the_same_cells() -> None:
     pixels = drawn([100, 150, 200], [50, 250, 450])
-    turn = cv2.getRotationMatrix2D((400, 500), -4.0, 1.0)
+    turn = cv2.getRotationMatrix2D((400, 500), -4.0, 1.0).astype(float)
     sloping = cv2.warpAffine(pixels, turn, (800, 1000), borderValue=(255, 255, 255))
     lines = [found(f"cell {r}{c}", 70 + 200 * c, 115 + 50 * r, wide=120).turned(turn) for r in (0, 1) for c in (0, 1)]
     page = laid(lines, sloping)

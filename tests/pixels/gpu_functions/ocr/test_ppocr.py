@@ -127,7 +127,9 @@ def test_a_turned_page_is_read_upright(reader: PpOcr, offline: None, quarter: in
 
 def test_a_photographed_page_is_read_though_it_slopes(reader: PpOcr) -> None:
     paper = school.education_plan(2, "en", dpi=100)
-    outputs, facts = reader.run({"image": school.worn(paper.pixels, 1, skew=-2.5, noise=6.0, blur=0.6, jpeg=70)}, {})
+    outputs, facts = reader.run(
+        {"image": school.worn(paper.pixels, 1, school.Wear(skew=-2.5, blur=0.6, noise=6.0, jpeg=70))}, {}
+    )
     page = papers.page_of(outputs)
     assert facts["skew"] == pytest.approx(2.5, abs=0.3)
     assert error_rate(paper, page) <= 0.02  # measured: 0.000, two columns and a table included
