@@ -44,8 +44,8 @@ def enlarged(pixels: npt.NDArray[Any], times: float) -> npt.NDArray[Any]:
 
 
 def given_back(pixels: npt.NDArray[Any], face: Aligned, restored: npt.NDArray[Any]) -> tuple[Any, Any]:
-    result = pixels.copy()
-    written = alignment.paste(result, pixels, face, alignment.change(face, restored))
+    result, written = pixels.copy(), np.zeros(pixels.shape[:2], bool)
+    alignment.paste(result, written, pixels, face, alignment.change(face, restored))
     assert (result[~written] == pixels[~written]).all()
     return result, written
 
@@ -136,9 +136,8 @@ def test_the_same_face_reported_twice_is_changed_once(portrait: Any, mesh: FaceM
     face = aligned(portrait, mesh)
     change = alignment.change(face, np.asarray(cv2.GaussianBlur(face.square, (0, 0), 6.0), np.float32))
     once, twice = portrait.copy(), portrait.copy()
-    alignment.paste(once, portrait, face, change)
-    for _ in range(2):
-        alignment.paste(twice, portrait, face, change)
+    for result in (once, twice, twice):
+        alignment.paste(result, np.zeros(portrait.shape[:2], bool), portrait, face, change)
     full = np.abs(once.astype(int) - portrait).max()
     assert np.abs(twice.astype(int) - portrait).max() <= full + 1
 
@@ -151,3 +150,18 @@ def test_a_face_over_the_rim_is_seen_whole_and_written_inside(portrait: Any, mes
     result, written = given_back(cut, face, cv2.GaussianBlur(face.square, (0, 0), 6.0))
     assert written.any()
     assert (result != cut).any()
+
+
+@pytest.mark.parametrize(
+    ("enlarged_by", "believed"),
+    [
+        pytest.param(2.86, True, id="the face of the box"),
+        pytest.param(0.2, False, id="a square larger than the picture"),
+        pytest.param(20.0, False, id="a square within an eye"),
+        pytest.param(0.0, False, id="all points are one"),
+    ],
+)
+def test_a_mesh_of_another_size_than_the_detectors_box_is_not_believed(enlarged_by: float, believed: bool) -> None:
+    around = Face(box=BOX).around(230, 230, 40)
+    assert isinstance(around, Around)
+    assert alignment.agree(np.array([[enlarged_by, 0.0, 5.0], [0.0, enlarged_by, 5.0]]), around) is believed

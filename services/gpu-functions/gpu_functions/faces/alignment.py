@@ -41,7 +41,8 @@ MESH_PIXELS: Final = 512  # the mesh is looked for on the face shrunk to this: t
 GROWN: Final = 0.03  # of the face's height: the mask reaches past the jaw, so that its edge is restored with it
 FEATHER: Final = 0.035  # of the face's height: sigma of the mask's edge
 RIM: Final = 16  # pixels at the border of the square that are never used: networks are weak there
-LIGHT: Final = 24.0  # pixels of the square: sigma of `low`, a third of an eye's distance from the mouth
+SQUARE_MIN, SQUARE_MAX = 0.5, 5.0  # sides of the detector's box that the square may have; usually it has 1.4
+LIGHT: Final = 24.0  # pixels of the square: sigma of `low`, a fifth of the way from eye to mouth
 SPARE: Final = 1.5  # pixels of the change per pixel of a smaller face: enough to turn and shift it without blur
 BAND: Final = 256  # rows of the picture that are written together: what a large face costs in memory
 
@@ -66,6 +67,8 @@ def align(pixels: Pixels, around: Around, mesh: facemesh.FaceMesh) -> Aligned | 
     if points is None:
         return "no_face_mesh"
     to_square = similarity(five(points), TEMPLATE)
+    if not agree(to_square, around):
+        return "no_face_mesh"
     square = cut(pixels, to_square)
     return Aligned(square, face_mask(points @ to_square[:, :2].T + to_square[:, 2]), to_square)
 
@@ -82,6 +85,12 @@ def similarity(source: npt.NDArray[np.float64], target: npt.NDArray[np.float64])
     rows = np.concatenate([np.stack([x, -y, one, zero], axis=1), np.stack([y, x, zero, one], axis=1)])
     a, b, dx, dy = np.linalg.lstsq(rows, target.T.reshape(-1), rcond=None)[0]
     return np.array([[a, -b, dx], [b, a, dy]])
+
+
+def agree(to_square: npt.NDArray[np.float64], around: Around) -> bool:
+    """Whether the mesh and the detector mean the same face: the square and the box are of about one size."""
+    side = SIDE / max(math.hypot(*to_square[:, 0]), 1e-9)
+    return SQUARE_MIN < side / max(around.box[2:]) < SQUARE_MAX
 
 
 def face_mask(points: npt.NDArray[Any]) -> Floats:
@@ -107,8 +116,8 @@ def change(face: Aligned, restored: Floats) -> Floats:
     return np.asarray(difference - low, np.float32)
 
 
-def paste(result: Pixels, original: Pixels, face: Aligned, difference: Floats) -> npt.NDArray[np.bool_]:
-    """Write `original` with `difference` (SIDE×SIDE×3) under the face's mask to `result`; True where it is written.
+def paste(result: Pixels, written: npt.NDArray[np.bool_], original: Pixels, face: Aligned, difference: Floats) -> None:
+    """Write `original` with `difference` (SIDE×SIDE×3) under the face's mask to `result`, and where to `written` (H×W).
 
     `result` may hold other faces already: where two overlap, the later one lies over the earlier one.
     """
@@ -116,7 +125,6 @@ def paste(result: Pixels, original: Pixels, face: Aligned, difference: Floats) -
     mask, to_square = _shrunk(face.mask, face)
     difference, _ = _shrunk(difference, face)
     left, top, right, bottom = _footprint(face.to_square, width, height)
-    written = np.zeros((height, width), np.bool_)
     white = np.float32(np.iinfo(original.dtype).max)
     for row in range(top, bottom, BAND):
         part = np.s_[row : min(row + BAND, bottom), left:right]
@@ -130,7 +138,6 @@ def paste(result: Pixels, original: Pixels, face: Aligned, difference: Floats) -
         mixed = old + share[under][:, None] * (new - old)
         result[part][under] = np.rint(np.clip(mixed, 0.0, 1.0) * white).astype(result.dtype)
         written[part] |= under
-    return written
 
 
 def _points(region: Pixels, around: Around, mesh: facemesh.FaceMesh) -> Floats | None:

@@ -58,7 +58,7 @@ class Restorer(ABC):
             squares = self._redrawn([face.square for _, face in some], wanted.fidelity)
             for (index, face), square in zip(some, squares, strict=True):
                 change = alignment.change(face, square)
-                written |= alignment.paste(result, picture.pixels, face, change)
+                alignment.paste(result, written, picture.pixels, face, change)
                 much = float((np.abs(change).mean(axis=2) * face.mask).sum() / face.mask.sum())
                 redrawn.append({"face": index, "enlarged": round(1 / face.shrunk, 3), "change": round(much, 4)})
             work.tell((len(redrawn) + len(skipped)) / len(wanted.faces), {"faces_treated": len(redrawn)})
