@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from contracts import envelope, message
+from contracts import envelope, message, ocr
 from contracts.catalog import CHANNELS
 from contracts.topology import BODY_BYTES_MAX, CONSUMERS, STREAMS, Consumer
 
@@ -40,6 +40,7 @@ def documents() -> dict[str, str]:
         **{channel.message.TYPE: channel.message.model_json_schema() for channel in CHANNELS},
         "gpu-call.v1.request": envelope.CallRequest.model_json_schema(),
         "gpu-call.v1.response": envelope.CallResponse.model_json_schema(mode="serialization"),
+        "ocr.v1.page": ocr.Page.model_json_schema(),
     }
     named = {f"schemas/{name}.json": _text(schema) for name, schema in schemas.items()}
     return {"safelight.asyncapi.json": _text(asyncapi()), **named}

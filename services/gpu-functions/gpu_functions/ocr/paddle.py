@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import JsonValue
 
+from contracts.errors import error
 from gpu_functions.engine import ALONE, Facts, Output, Place, Work
 from gpu_functions.ocr import layout, scan, shipped
 from gpu_functions.ocr.lines import Found
@@ -36,7 +37,14 @@ class PaddleOcr:
     """`image` -> `ocr`, `markdown`."""
 
     def __init__(self, place: Place) -> None:
-        """Load the two models of `place.weights`, and the small one that tells which way up a page is."""
+        """Load the two models of `place.weights`, and the small one that tells which way up a page is.
+
+        Raises ENGINE_UNAVAILABLE on a GPU that onnxruntime cannot compute on: its wheel must be onnxruntime-gpu.
+        """
+        import onnxruntime
+
+        if place.device == "gpu" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise error("ENGINE_UNAVAILABLE", "this onnxruntime computes on no GPU: it must be onnxruntime-gpu")
         PaddleOCR = _library()  # noqa: N806  # a class
         with tempfile.TemporaryDirectory(prefix="safelight-ocr-") as folder:
             detector, reader = (_as_folder(place.weights[name], Path(folder)) for name in (DETECTOR, READER))

@@ -19,6 +19,7 @@ from gpu_functions.ocr.lines import Floats, Found
 from gpu_functions.ocr.scan import Scan
 
 CELLS_MAX: Final = 4000
+TABLES_MAX: Final = 40  # of a page, those with the most cells
 LINES_PER_CELL_MAX: Final = 12  # more is a frame around text, and no cell
 ROWS_MIN: Final = 3  # of an aligned table
 ROW_PITCH_MAX: Final = 3.0  # heights of a line from one row to the next
@@ -100,7 +101,8 @@ def _holes(mask: npt.NDArray[np.uint8], em: float) -> list[Floats]:
         x, y, wide, high = cv2.boundingRect(contour)
         if owner >= 0 and wide >= 0.6 * em and high >= 0.6 * em:
             by_owner.setdefault(int(owner), []).append((x, y, x + wide, y + high))
-    return [np.array(holes, float) for holes in by_owner.values() if 4 <= len(holes) <= CELLS_MAX]
+    tables = [np.array(holes, float) for holes in by_owner.values() if 4 <= len(holes) <= CELLS_MAX]
+    return sorted(tables, key=len, reverse=True)[:TABLES_MAX]
 
 
 def _grid(holes: Floats, lines: Sequence[Found], em: float) -> Grid | None:
