@@ -83,14 +83,25 @@ THEIR_PACKAGES: Final = (
     "pyyaml==6.*",
 )
 
-image = (
-    modal.Image.debian_slim(python_version="3.11")
-    .uv_pip_install(*PACKAGES, *THEIR_PACKAGES)
-    .uv_pip_install(*BARE_PACKAGES, extra_options="--no-deps")
-    .env({"SAFELIGHT_MODAL_GPUS": ",".join(GPUS), **BAKED, "VIPS_BLOCK_UNTRUSTED": "1"})
-    .add_local_python_source("contracts", "gpu_functions")
-    .add_local_file(__file__, "/root/deploy/modal/app.py")  # in the image: where Modal looks for sources
-)
+# The server of the model that reads documents; it runs as a process of its own beside the worker. The torch that
+# it pins is ours. Of its other cv2 only the files remain that the next one writes over, so it goes first.
+VLLM: Final = "vllm==0.32.0"
+
+
+def finished(begun: modal.Image) -> modal.Image:
+    """An image with all that engines need."""
+    return (
+        begun.uv_pip_install(*PACKAGES, *THEIR_PACKAGES)
+        .uv_pip_install(*BARE_PACKAGES, extra_options="--no-deps")
+        .env({"SAFELIGHT_MODAL_GPUS": ",".join(GPUS), **BAKED, "VIPS_BLOCK_UNTRUSTED": "1"})
+        .add_local_python_source("contracts", "gpu_functions")
+        .add_local_file(__file__, "/root/deploy/modal/app.py")  # in the image: where Modal looks for sources
+    )
+
+
+slim = modal.Image.debian_slim(python_version="3.11")
+image = finished(slim)
+reading = finished(slim.uv_pip_install(VLLM).run_commands("python -m pip uninstall -y opencv-python-headless"))
 weights = modal.Volume.from_name("safelight-weights", create_if_missing=True)
 weights_to_read = weights.with_mount_options(read_only=True)
 app = modal.App(APP, image=image, include_source=False)  # it would upload all of deploy/
@@ -105,19 +116,7 @@ with image.imports():  # type: ignore[no-untyped-call]
     from gpu_functions.weights import WEIGHTS, Shelf, usable
 
 
-@app.cls(
-    gpu=GPUS or None,
-    timeout=RUN_S,
-    startup_timeout=START_S,
-    retries=0,  # a retry of Modal's would be a second paid run that nobody asked for
-    scaledown_window=IDLE_S,
-    max_containers=CONTAINERS_MAX,
-    volumes={VOLUME: weights_to_read},
-    # Safe: the snapshot is taken after `load` and before the first call reaches the container, so it
-    # holds imported code and nothing of a user. Calls that come later never get into it.
-    enable_memory_snapshot=True,
-)
-class Worker:
+class _Worker:
     """Runs calls one after the other. Its methods share containers, so `warm` boots those that `run` will use."""
 
     @modal.enter(snap=True)
@@ -149,6 +148,30 @@ class Worker:
     @modal.method()
     def warm(self) -> None:
         """Nothing: that it can be called means that a container stands."""
+
+
+CONTAINERS: Final[dict[str, Any]] = {
+    "gpu": GPUS or None,
+    "timeout": RUN_S,
+    "startup_timeout": START_S,
+    "retries": 0,  # a retry of Modal's would be a second paid run that nobody asked for
+    "scaledown_window": IDLE_S,
+    "max_containers": CONTAINERS_MAX,
+    "volumes": {VOLUME: weights_to_read},
+    # Safe: the snapshot is taken after `load` and before the first call reaches the container, so it
+    # holds imported code and nothing of a user. Calls that come later never get into it.
+    "enable_memory_snapshot": True,
+}
+
+
+@app.cls(**CONTAINERS)
+class Worker(_Worker):
+    """Photos and styles."""
+
+
+@app.cls(image=reading, **CONTAINERS)
+class Reader(_Worker):
+    """Documents: `ocr.read` alone comes here."""
 
 
 def shelf() -> Shelf:

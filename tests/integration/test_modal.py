@@ -13,11 +13,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 import modal
 import pytest
 
-from contracts.envelope import CallResponse
+from contracts.envelope import CallResponse, Item, WriteUrl
 from contracts.errors import SafelightError
 from deploy.modal import app as deployed
 from gpu_bridge.providers import modal as ours
@@ -31,6 +32,7 @@ from runtime.objects import Objects
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.provider_conformance import (
     INVERSE,
+    LIVES,
     ProviderConformance,
     Stall,
     answered,
@@ -38,11 +40,12 @@ from tests.integration.provider_conformance import (
     has,
     over,
     owner_of,
+    readable,
     request,
     stalling,
     styled,
 )
-from tests.integration.wire import picture
+from tests.integration.wire import picture, stored
 from tests.servers.modal import TOKEN, ModalPlatform
 
 ROOT = Path(__file__).parents[2]
@@ -150,8 +153,10 @@ def test_the_app_deploys_with_gpus_limits_and_read_only_weights(tmp_path: Path) 
     with ModalPlatform(tmp_path) as platform:
         platform.deploy(APP, SAFELIGHT_MODAL_GPUS="L4,A10")
         worker, health, weights = (platform.functions[name] for name in ("Worker.*", "health", "fetch_weights"))
+        reader = platform.functions["Reader.*"]
         again = platform.deploy(APP, SAFELIGHT_MODAL_GPUS="L4,A10")
-    assert worker.gpus == ["L4", "A10"]
+    assert worker.gpus == reader.gpus == ["L4", "A10"]
+    assert set(reader.definition.method_definitions) == {"run", "warm"}
     assert health.gpus == weights.gpus == []
     for one in (worker.definition, health.definition, weights.definition):
         assert one.retry_policy.retries == 0
@@ -197,7 +202,7 @@ async def test_health_says_what_is_deployed(client: modal.Client) -> None:
 def test_health_names_the_engines_that_cannot_run_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployed, "DEVICE", "gpu")
     monkeypatch.setattr(deployed, "VOLUME", str(tmp_path))
-    said = deployed.health.local()
+    said = deployed.health.get_raw_f()()
     able = {row.label for row in CATALOG if not row.weights and not row.packages}
     assert able <= {line.split()[1] for line in said["engines"]}
     unable = {name.split()[1]: why for name, why in said["unavailable"].items()}
@@ -219,12 +224,25 @@ def test_the_volume_is_filled_with_what_may_be_used(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(deployed, "VOLUME", str(volume))
     monkeypatch.setitem(deployed.BAKED, "SAFELIGHT_WEIGHTS_MIRROR", str(mirror))
     monkeypatch.setattr(deployed.weights, "commit", lambda: None)  # the volume is Modal's, and this folder is not one
-    told = deployed.fetch_weights.local()
+    told = deployed.fetch_weights.get_raw_f()()
     assert told["good"] == "here"
     assert "sha256" in told["swapped"]
     assert "FileNotFoundError" in told["away"]
     assert "gated" not in told
     assert [path.name for path in volume.iterdir()] == ["good"]
+
+
+async def test_documents_are_read_in_containers_of_their_own(
+    platform: ModalPlatform, provider: ModalProvider, objects: Objects
+) -> None:
+    page = await readable(objects, await stored(objects, picture(), "image/jpeg"))
+    keys = {role: f"tests/{uuid4().hex}.{role}" for role in ("ocr", "markdown")}
+    outputs = {role: WriteUrl(url=await objects.write_url(key, LIVES), key=key) for role, key in keys.items()}
+    item = Item(id="a", inputs={"image": page}, outputs=outputs)
+    handle, answer = await answered(provider, request(item, function="ocr.read"))
+    assert (answer.engine, [one.error for one in answer.items]) == ("ppocr-onnx@1", [None])
+    assert b'"blocks"' in await objects.get(keys["ocr"])
+    assert platform.calls[handle].function_id == platform.functions["Reader.*"].id
 
 
 # -- a call belongs to nobody ---------------------------------------------------------------

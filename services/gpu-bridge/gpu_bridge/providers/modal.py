@@ -64,6 +64,9 @@ AGAIN_S: Final = {  # when to ask again, by why it takes no work
 POLL_EVERY_S: Final = (0.1, 2.0)  # between two polls of one call: at first, and at most
 RETENTION_S: Final = 7 * 24 * 3600.0  # Modal keeps arguments and answers up to 7 days
 
+WORKER: Final = "Worker"
+CLASSES: Final = {"ocr.read": "Reader"}  # it needs an image of its own
+
 SETTINGS: Final = {
     "payload_format": "cbor",  # pickle would run what it finds in an answer, and hide a TimeoutError of the function
     "max_throttle_wait": "2",  # seconds; unset, the SDK waits for ever when it is throttled
@@ -72,7 +75,7 @@ log = logs.get()
 
 
 class ModalProvider:
-    """Calls go to the class `worker` of the app `app`, deployed from deploy/modal.
+    """Calls go to a class of the app `app`, deployed from deploy/modal: that of their function in `CLASSES`, or WORKER.
 
     Two connections, for many polls in flight on one delay a spawn by seconds: one asks about calls,
     the other starts and stops them.
@@ -84,14 +87,13 @@ class ModalProvider:
         self,
         *,
         app: str = "safelight-gpu",
-        worker: str = "Worker",
         environment: str | None = None,
         device: Literal["cpu", "gpu"] = "gpu",
         gpus: tuple[str, ...] = ("L4", "A10"),
         regions: tuple[str, ...] = (),
         retention_s: float = RETENTION_S,
     ) -> None:
-        self._app, self._worker_name, self._environment = app, worker, environment
+        self._app, self._environment = app, environment
         self._capabilities = Capabilities(
             device=device,
             cancels=True,
@@ -103,7 +105,7 @@ class ModalProvider:
             gpus=gpus,
         )
         self._commands, self._questions = _Line(), _Line()
-        self._worker: Any = None  # the deployed class; looked up once, and again when it is gone
+        self._workers: dict[str, Any] = {}  # the deployed classes; looked up once, and again when they are gone
         self._looking_up = asyncio.Lock()
         self._health: tuple[float, Available | Unavailable] | None = None
 
@@ -118,7 +120,7 @@ class ModalProvider:
             return self._health[1]
         found: Available | Unavailable = Available()
         try:
-            await self._questions.ask(self._look_up, HEALTH_S)
+            await self._questions.ask(lambda client: self._look_up(client, WORKER), HEALTH_S)
         except SafelightError as problem:
             log.warning("modal.unhealthy", code=problem.code, app=self._app)
             known = problem.code in ("PROVIDER_UNAUTHORIZED", "PROVIDER_RATE_LIMITED")
@@ -128,7 +130,7 @@ class ModalProvider:
         return found
 
     async def submit(self, request: CallRequest) -> str:
-        return await self._spawned("run", request.model_dump(mode="json"))
+        return await self._spawned(request.function, "run", request.model_dump(mode="json"))
 
     async def poll(self, handle: str, wait_s: float) -> News:
         loop = asyncio.get_running_loop()
@@ -152,9 +154,9 @@ class ModalProvider:
                 raise
 
     async def prewarm(self, function: str) -> None:
-        """Every function runs in the same containers, so one call that does nothing boots one for any of them."""
+        """Functions of a class run in the same containers, so one call that does nothing boots one for any of them."""
         try:
-            await self._spawned("warm")
+            await self._spawned(function, "warm")
         except SafelightError as problem:  # no capacity asked for beforehand costs time, and no call
             log.warning("modal.prewarm_failed", function=function, code=problem.code)
 
@@ -175,27 +177,28 @@ class ModalProvider:
         except ValidationError:
             raise error("ANSWER_INVALID") from None
 
-    async def _spawned(self, method: str, *arguments: Any) -> str:
+    async def _spawned(self, function: str, method: str, *arguments: Any) -> str:
         """The id of the call. An app that was deployed anew is looked up again: a call that was refused is no call."""
-        known = self._worker is not None
+        name = CLASSES.get(function, WORKER)
+        known = name in self._workers
         try:
-            return await self._commands.ask(lambda client: self._spawn(client, method, arguments), SUBMIT_S)
+            return await self._commands.ask(lambda client: self._spawn(client, name, method, arguments), SUBMIT_S)
         except SafelightError as problem:
             if problem.code != "PROVIDER_REJECTED" or not known:
                 raise
-        self._worker = None
-        return await self._commands.ask(lambda client: self._spawn(client, method, arguments), SUBMIT_S)
+        self._workers.pop(name, None)
+        return await self._commands.ask(lambda client: self._spawn(client, name, method, arguments), SUBMIT_S)
 
-    async def _spawn(self, client: modal.Client, method: str, arguments: tuple[Any, ...]) -> str:
+    async def _spawn(self, client: modal.Client, name: str, method: str, arguments: tuple[Any, ...]) -> str:
         async with self._looking_up:
-            if self._worker is None:
-                self._worker = await self._look_up(client)
-        call = await getattr(self._worker, method).spawn.aio(*arguments)
+            if name not in self._workers:
+                self._workers[name] = await self._look_up(client, name)
+        call = await getattr(self._workers[name], method).spawn.aio(*arguments)
         handle: str = call.object_id
         return handle
 
-    async def _look_up(self, client: modal.Client) -> Any:
-        found = modal.Cls.from_name(self._app, self._worker_name, environment_name=self._environment, client=client)
+    async def _look_up(self, client: modal.Client, name: str) -> Any:
+        found = modal.Cls.from_name(self._app, name, environment_name=self._environment, client=client)
         await found.hydrate.aio()
         return found()
 
