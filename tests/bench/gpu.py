@@ -27,6 +27,7 @@ from typing import Any, Final
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from contracts.errors import SafelightError
 from gpu_functions.catalog import CATALOG, EngineRow
 from gpu_functions.engine import Place
 from gpu_functions.weights import Shelf
@@ -173,7 +174,10 @@ def _whole(bench: Bench, row: EngineRow, place: Place, kind: str) -> str:
     unit, make = WHOLE[row.function]
     engine, (inputs, parameters) = _loaded(row, place), make(bench.small)
     bench.forget_peak()
-    took = bench.seconds(lambda: engine.run(inputs, parameters))
+    try:
+        took = bench.seconds(lambda: engine.run(inputs, parameters))
+    except (RuntimeError, SafelightError) as problem:  # out of memory is one; another engine may have enough
+        return f"| {row.function} | `{row.label}` | {kind} | {type(problem).__name__}: {problem} | | |"
     figures = f"{took:.3f} per {unit} | {1 / took:.2f} | {bench.peak_mib():.0f}"
     return f"| {row.function} | `{row.label}` | {kind} | {figures} |"
 

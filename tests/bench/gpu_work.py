@@ -147,9 +147,11 @@ HEAVY: Final[Mapping[str, Heavy]] = {
     "restoreformer": Heavy("face", _of_engine, _faces, lambda f, x: f(*x)[0], torch.float16),
     "lama":          Heavy("tile", _of_engine, _tiles, lambda f, x: f(*x), torch.bfloat16),
 }
-NETWORKS: Final[Mapping[str, str]] = {  # weights whose architecture is here, so that random ones can be made
-    "codeformer.pth": "CodeFormer", "GFPGANv1.4.pth": "GFPGAN", "RestoreFormer.pth": "RestoreFormer",
-    "big-lama.pt": "LaMa",
+NETWORKS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {  # what random weights can be made for
+    "codeformer.pth":    ("CodeFormer", {}),
+    "GFPGANv1.4.pth":    ("GFPGAN", {}),
+    "RestoreFormer.pth": ("RestoreFormer", {}),
+    "big-lama.pt":       ("LaMa", {"in_nc": 4}),  # a picture and its mask
 }
 # fmt: on
 
@@ -168,7 +170,8 @@ def place_of(row: EngineRow, device: str, shelf: Shelf, folder: Path) -> tuple[P
             files[name] = shelf.verified(name)
         elif name in NETWORKS:
             files[name], kind = folder / f"{Path(name).stem}.pth", "random"
-            weights.saved(weights.architecture(NETWORKS[name]))(files[name])
+            architecture, sizes = NETWORKS[name]
+            weights.saved(weights.architecture(architecture, **sizes))(files[name])
         else:
             raise Absent(why)
     return Place(device, files), kind
