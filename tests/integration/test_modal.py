@@ -199,10 +199,11 @@ async def test_health_says_what_is_deployed(client: modal.Client) -> None:
     assert said["weights"] == dict.fromkeys(WEIGHTS, "absent")
 
 
+@pytest.mark.filterwarnings("ignore:.* is executing locally:UserWarning")  # that is what is wanted
 def test_health_names_the_engines_that_cannot_run_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployed, "DEVICE", "gpu")
     monkeypatch.setattr(deployed, "VOLUME", str(tmp_path))
-    said = deployed.health.get_raw_f()()
+    said = deployed.health.local()
     able = {row.label for row in CATALOG if not row.weights and not row.packages}
     assert able <= {line.split()[1] for line in said["engines"]}
     unable = {name.split()[1]: why for name, why in said["unavailable"].items()}
@@ -210,6 +211,7 @@ def test_health_names_the_engines_that_cannot_run_and_why(tmp_path: Path, monkey
     assert all(why for why in unable.values())
 
 
+@pytest.mark.filterwarnings("ignore:.* is executing locally:UserWarning")  # that is what is wanted
 def test_the_volume_is_filled_with_what_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror, volume = tmp_path / "mirror", tmp_path / "volume"
     mirror.mkdir()
@@ -224,7 +226,7 @@ def test_the_volume_is_filled_with_what_may_be_used(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(deployed, "VOLUME", str(volume))
     monkeypatch.setitem(deployed.BAKED, "SAFELIGHT_WEIGHTS_MIRROR", str(mirror))
     monkeypatch.setattr(deployed.weights, "commit", lambda: None)  # the volume is Modal's, and this folder is not one
-    told = deployed.fetch_weights.get_raw_f()()
+    told = deployed.fetch_weights.local()
     assert told["good"] == "here"
     assert "sha256" in told["swapped"]
     assert "FileNotFoundError" in told["away"]
