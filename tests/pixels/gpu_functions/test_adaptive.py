@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from contracts.errors import SafelightError
 from gpu_functions import images
-from gpu_functions.style import bundle, grid
+from gpu_functions.style import bundle, exposure, grid
 from gpu_functions.style.adaptive import look_of, predicted
 from gpu_functions.style.apply import CubeLut
 from gpu_functions.style.bundle import Style, thumbnail
@@ -113,6 +113,12 @@ def test_the_same_style_as_a_cube_gives_the_same_picture(astronaut: images.Pixel
     one, _ = CubeLut().run({"image": image, "lut": fixed(look)}, {})
     other, _ = CubeLut().run({"image": image, "lut": text.encode()}, {})
     assert one["image"].data == other["image"].data
+
+
+def test_the_predictor_that_training_makes_is_taken(astronaut: images.Pixels) -> None:
+    made = exposure.model(exposure.Exposure(np.zeros((3, 5)), np.array([0.5, 0.0, -0.5])))
+    lut = bundle.write(Style(bases()[:1], np.ones((grid.SIZE,) * 3, np.float32), made))
+    assert look_of(lut, astronaut).facts["gains"] == pytest.approx([2**0.5, 1.0, 2**-0.5], abs=1e-4)
 
 
 def loop() -> bytes:

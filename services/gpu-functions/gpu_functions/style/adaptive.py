@@ -1,8 +1,8 @@
 """What a learnt style does to one picture: its predictor looks at a thumbnail, and all becomes one LUT.
 
 The predictor is a small ONNX model that comes with the style, so it is hostile until it is known not to be:
-its inputs, outputs and operators must be those of a predictor. None of these loops, reads a file or makes
-more numbers than it is given, but for a fixed factor; memory and time are the worker's.
+its inputs, outputs and operators must be those of a predictor. None of these loops, or reads a file; how much
+memory and time it takes is held by the worker's limits, as for every picture.
 """
 
 from __future__ import annotations
