@@ -135,9 +135,21 @@ def job_detail(job: Job, now: datetime) -> RenderableType:
         engine = items(phase) or plain(phase.engine or "")
         phases.add_row(phase.name, phase_cell(phase, now), str(phase.attempt or ""), engine, error)
     parts = [pairs(told), Text(""), _with_legend(phases, job.degraded)]
+    if passed_over := _passed_over(job):
+        parts += [Text(""), passed_over]
     if job.artifacts:
         parts += [Text(""), artifact_list(job.artifacts)]
     return Group(*parts)
+
+
+def _passed_over(job: Job) -> Table | None:
+    """Which engines did not do a phase, and why: their weights are away, their licence forbids it."""
+    table = grid("phase", "passed over")
+    for phase in job.phases:
+        found = phase.facts.get("engines_passed_over")
+        for told in found if isinstance(found, list) else []:
+            table.add_row(phase.name, plain(str(told)))
+    return table if table.row_count else None
 
 
 def items(phase: Phase) -> str:

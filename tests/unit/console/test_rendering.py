@@ -121,6 +121,14 @@ def test_a_name_cannot_command_the_terminal() -> None:
     assert "?[2Jx[bold]y??.jpg" in shown
 
 
+def test_a_job_tells_which_engines_were_passed_over_and_why() -> None:
+    why = "codeformer@1: the licence of codeformer.pth forbids commercial use, and allow_noncommercial is off"
+    retouch = Phase(name="retouch", engine="skin-smoothing@1", facts={"engines_passed_over": [why]})
+    shown = text(rendering.job_detail(job(phases=(retouch, Phase(name="crop"))), NOW))
+    assert "retouch  codeformer@1: the licence" in shown
+    assert "passed over" not in text(rendering.job_detail(job(phases=(Phase(name="crop"),)), NOW))
+
+
 def test_one_job_shows_trace_phases_and_artifacts() -> None:
     made = Artifact(
         name="web.jpg",
