@@ -21,10 +21,10 @@ Indices = npt.NDArray[np.int32]
 
 LOW_PASS: Final = 0.1  # variance in square pixels that each gaussian has at least: none falls between pixels
 RADIUS_MAX: Final = 12  # pixels to each side that a gaussian may cover
+HITS_MAX: Final = 40_000_000  # a hit takes 12 bytes; SHARP's 1.18 million gaussians have 11 million on 480 pixels
 SOLID: Final = 0.2  # weight from which on a gaussian hides what is behind it
 SAME_SURFACE: Final = 1.03  # depths up to this factor behind the nearest belong to its surface
-FAINT: Final = 0.04  # weight below which a gaussian leaves a pixel alone
-PORTION: Final = 1 << 14  # gaussians at a time: their numbers stay in the cache
+FAINT: Final = 0.1  # weight below which a gaussian leaves a pixel alone
 COVERED: Final = 0.02  # weight from which on a pixel has a colour
 NEAREST: Final = 1e-3  # in front of the camera, in units of the pivot's depth
 
@@ -80,26 +80,33 @@ def render(scene: Scene, covariance: Floats, pose: Pose, focal: float, width: in
     determinant = a * c - b * b
     radius = np.clip(np.ceil(2 * np.sqrt(np.maximum(a, c)) - 0.5), 1, RADIUS_MAX)
     ahead &= (u > -radius) & (u < width - 1 + radius) & (v > -radius) & (v < height - 1 + radius) & (determinant > 0)
+    radius = np.minimum(radius, affordable(radius[ahead]))
 
     canvas = _Canvas(width, height)
     for size in np.unique(radius[ahead]).astype(int):
-        every = np.flatnonzero(ahead & (radius == size)).astype(np.int32)
-        for first in range(0, len(every), PORTION):
-            mine = every[first : first + PORTION]
-            column, row = np.rint(u[mine]), np.rint(v[mine])
-            du, dv = column - u[mine], row - v[mine]
-            pixel, depth, opacity = canvas.pixel(column, row), z[mine], scene.opacities[mine]
-            # The exponent of a two-dimensional normal distribution: its inverse covariance, halved.
-            half = np.float32(-0.5) / determinant[mine]
-            uu, uv, vv = half * c[mine], -2 * half * b[mine], half * a[mine]
-            for right in range(-size, size + 1):
-                along = du + np.float32(right)
-                level, mixed = uu * along * along, uv * along
-                for below in range(-size, size + 1):
-                    down = dv + np.float32(below)
-                    weight = opacity * np.exp(level + (mixed + vv * down) * down)
-                    canvas.add(mine, pixel + (below * canvas.stride + right), weight, depth)
+        mine = np.flatnonzero(ahead & (radius == size)).astype(np.int32)
+        column, row = np.rint(u[mine]), np.rint(v[mine])
+        du, dv = column - u[mine], row - v[mine]
+        pixel, depth, opacity = canvas.pixel(column, row), z[mine], scene.opacities[mine]
+        # The exponent of a two-dimensional normal distribution: its inverse covariance, halved.
+        half = np.float32(-0.5) / determinant[mine]
+        uu, uv, vv = half * c[mine], -2 * half * b[mine], half * a[mine]
+        for right in range(-size, size + 1):
+            along = du + np.float32(right)
+            level, mixed = uu * along * along, uv * along
+            for below in range(-size, size + 1):
+                down = dv + np.float32(below)
+                weight = opacity * np.exp(level + (mixed + vv * down) * down)
+                canvas.add(mine, pixel + (below * canvas.stride + right), weight, depth)
     return canvas.resolved(scene.colours, z)
+
+
+def affordable(radius: Floats) -> int:
+    """The radius that gaussians may have at most for all together to cover HITS_MAX pixels, each pixel counted anew."""
+    for most in range(RADIUS_MAX, 1, -1):
+        if ((2 * np.minimum(radius, most) + 1) ** 2).sum(dtype=np.float64) <= HITS_MAX:
+            return most
+    return 1
 
 
 def projected(

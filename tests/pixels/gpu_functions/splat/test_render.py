@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from gpu_functions.splat.render import LOW_PASS, Pose, covariances, projected, render
+from gpu_functions.splat.render import LOW_PASS, Pose, affordable, covariances, projected, render
 from gpu_functions.splat.scene import Floats, Scene, ply, sound
 from tests.pixels.gpu_functions.splat import viewer
 from tests.pixels.gpu_functions.splat.test_scene import any_scene
@@ -90,6 +90,12 @@ def test_what_is_nearer_to_the_camera_than_the_pivot_moves_more_the_nearer_it_is
 def test_the_same_scene_gives_the_same_pixels() -> None:
     scene = any_scene(500)
     assert (seen(scene, 3.0) == seen(scene, 3.0)).all()
+
+
+def test_a_scene_of_giants_takes_no_more_memory_than_any_other() -> None:
+    assert affordable(np.full(1_200_000, 12, np.float32)) == 2, "25 pixels each are 30 million"
+    assert affordable(np.full(100, 12, np.float32)) == 12
+    assert affordable(np.full(10_000_000, 3, np.float32)) == 1, "each is seen, whatever there is"
 
 
 def test_what_is_behind_the_camera_or_beside_the_picture_is_not_seen() -> None:
