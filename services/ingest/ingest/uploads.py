@@ -42,6 +42,7 @@ class Options(BaseModel):
     )
     style_strength: float = Field(default=1.0, ge=0, le=1, description="0 keeps the original's colours, 1 is the style")
     crop: Aspect = Field(default="original", description="aspect of the crop; none keeps the frame")
+    straighten: bool = Field(default=True, description="whether the crop makes a crooked horizon level")
     style_name: str | None = Field(
         default=None, pattern=f"^{NAME}$", description="what the style will be called that the pipeline makes"
     )

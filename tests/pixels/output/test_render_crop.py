@@ -140,6 +140,7 @@ def test_facts_say_where_the_pixels_came_from() -> None:
     assert (pixels(made.data) == pixels(source)[y : y + h, x : x + w]).all()
     assert made.facts == {
         "aspect": "16:9",
+        "angle": 0,
         "box": box_of(made),
         "reason": "cropped to the aspect",
         "unchanged": False,
@@ -215,10 +216,11 @@ def test_sixteen_bits_stay_sixteen_bits_through_the_profile() -> None:
     ("parameters", "code"),
     [
         ({"aspect": "7:5"}, "REQUEST_INVALID"),
+        ({"horizon": {"angle": float("nan"), "confidence": 1}}, "REQUEST_INVALID"),
         ({"faces": [{"box": [0, 0, 1]}]}, "REQUEST_INVALID"),
         ({"faces": [{"box": [0, 0, 1, float("nan")]}]}, "REQUEST_INVALID"),
     ],
-    ids=["an aspect outside the table", "a face of three numbers", "a face of no number"],
+    ids=["an aspect outside the table", "a horizon of no number", "a face of three numbers", "a face of no number"],
 )
 def test_parameters_outside_their_shape_are_refused(parameters: dict[str, object], code: str) -> None:
     with pytest.raises(SafelightError) as refusal:

@@ -57,7 +57,7 @@ def with_(old: str, new: str, text: str = GOOD) -> str:
 def test_the_built_in_pipelines_load() -> None:
     assert [(p.name, p.version, len(p.phases)) for p in built_in(bench=True)] == [
         ("noop", 2, 6),
-        ("photo", 2, 6),
+        ("photo", 3, 6),
         ("splat", 1, 2),
         ("style-import", 1, 1),
         ("style-training", 1, 1),
@@ -308,7 +308,7 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
             "needs: [a]",
             "parameters: {p: options.colour}",
             "p.yaml:10: phase b reads the option 'colour', "
-            "which no caller can give; there are crop, style, style_name, style_strength",
+            "which no caller can give; there are crop, straighten, style, style_name, style_strength",
             id="an unknown option",
         ),
         pytest.param(
@@ -321,7 +321,8 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
             "command: noop, deadline_s: 10}\n  b:",
             "command: analyze, deadline_s: 10}\n  b:\n    when: a.hats",
             "p.yaml:8: phase b reads 'a.hats', but a finds out no 'hats'; there are bit_depth, blur, camera, "
-            "captured_at, color_profile, detections, exposure, faces, height, media_type, orientation, width",
+            "captured_at, color_profile, cull, detections, exposure, faces, height, horizon, media_type, noise, "
+            "orientation, phash, width",
             id="a fact that its phase never finds out",
         ),
         pytest.param(

@@ -5,6 +5,10 @@
     original    the aspect, at least 85 % of each side         only when the score clearly gains
     w:h         all of one side                                of the other what the aspect needs, no more
 
+Before that a photo whose horizon was measured with confidence is turned level (`straighten.py`), unless nothing may be
+cut or a face would be; the aspect is then cut from what is left. Box and angle are data: who turns the upright
+original counterclockwise by the angle about its middle, on a canvas of its size, and cuts the box, has the picture.
+
 No window that cuts through a face is ever taken. If every window would cut one, the photo stays whole and the
 facts say so. Windows that keep more faces win over windows that are better composed.
 """
@@ -20,7 +24,7 @@ import pyvips
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from contracts.errors import error
-from output.render import composition
+from output.render import composition, straighten
 from output.render.images import Rendered, blob_of, decode, is_srgb, read_header, upright_size
 
 THUMBNAIL: Final = 256  # px of the long side on which edges are looked for
@@ -39,10 +43,19 @@ class Face(BaseModel):
     box: tuple[Unit, Unit, Unit, Unit]
 
 
+class Horizon(BaseModel):
+    """Degrees by which the horizon falls towards the right, and how sure that is, as the analysis measured it."""
+
+    angle: float = Field(ge=-90, le=90, allow_inf_nan=False)
+    confidence: float = Field(ge=0, le=1)
+
+
 class CropParameters(BaseModel):
     """What the command says; facts of the analysis that matter to other phases are ignored."""
 
     aspect: Aspect = "original"
+    straighten: bool = True
+    horizon: Horizon | None = None
     faces: list[Face] = Field(default_factory=list, max_length=1000)
 
 
@@ -50,6 +63,7 @@ class Reason(StrEnum):
     """Why the box is what it is."""
 
     ASKED = "kept whole as asked"
+    LEVEL = "made level, and kept whole but for that"
     SAME_ASPECT = "kept whole: it has this aspect"
     NO_GAIN = "kept whole: no crop is clearly better"
     FACES = "kept whole: every crop would cut a face"
@@ -66,11 +80,20 @@ class Window(NamedTuple):
     height: int
 
 
+class Composed(NamedTuple):
+    """The window, of the turned canvas, and the degrees that the picture was turned counterclockwise."""
+
+    window: Window
+    reason: Reason
+    angle: float = 0.0
+
+
 def crop(data: bytes, parameters: Mapping[str, JsonValue]) -> Rendered:
     """The cropped photo as PNG, or no data when the input already is that PNG (`facts.unchanged`).
 
     PNG: compression 1, the input's bit depth, upright sRGB with profile and no metadata.
-    Facts: aspect, box (normalised), reason, unchanged. Raises REQUEST_INVALID, IMAGE_CORRUPT and IMAGE_TOO_LARGE.
+    Facts: aspect, angle (degrees that it was turned counterclockwise), box (shares of the upright, turned picture),
+    reason, unchanged. Raises REQUEST_INVALID, IMAGE_CORRUPT and IMAGE_TOO_LARGE.
     """
     try:
         asked = CropParameters.model_validate(parameters)
@@ -79,21 +102,51 @@ def crop(data: bytes, parameters: Mapping[str, JsonValue]) -> Rendered:
     header = read_header(data)
     width, height = upright_size(header)
     finished = _is_intermediate(header)
-    if asked.aspect == "none" and finished:
-        image, window, reason = None, Window(0, 0, width, height), Reason.ASKED
-    else:
+    image, made = None, Composed(Window(0, 0, width, height), Reason.ASKED)
+    if asked.aspect != "none" or not finished:
         image = decode(data)
-        window, reason = choose(image, asked)
-    unchanged = finished and window == (0, 0, width, height)
+        image, made = compose(image, asked)
+    unchanged = finished and made.angle == 0 and made.window == (0, 0, width, height)
     scale = (width, height, width, height)
     facts: dict[str, JsonValue] = {
         "aspect": asked.aspect,
-        "box": [round(value / side, 6) for value, side in zip(window, scale, strict=True)],
-        "reason": reason.value,
+        "angle": made.angle,
+        "box": [round(value / side, 6) for value, side in zip(made.window, scale, strict=True)],
+        "reason": made.reason.value,
         "unchanged": unchanged,
     }
-    png = None if unchanged or image is None else _png(image.crop(*window))
-    return Rendered("image.png", png, "image/png", window.width, window.height, facts)
+    png = None if unchanged or image is None else _png(image)
+    return Rendered("image.png", png, "image/png", made.window.width, made.window.height, facts)
+
+
+def compose(image: pyvips.Image, asked: CropParameters) -> tuple[pyvips.Image, Composed]:
+    """What is delivered of the upright sRGB image: made level first where that is worth it, then cropped."""
+    level = _level(image, asked)
+    if level is None:
+        window, reason = choose(image, asked)
+        return image.crop(*window), Composed(window, reason)
+    frame, faces = level
+    angle = asked.horizon.angle if asked.horizon else 0.0
+    turned = straighten.turned(image, angle, frame).copy_memory()
+    window, reason = choose(turned, asked.model_copy(update={"faces": faces}))
+    if reason in (Reason.SAME_ASPECT, Reason.NO_GAIN):
+        reason = Reason.LEVEL
+    inside = window._replace(x=frame.x + window.x, y=frame.y + window.y)
+    return turned.crop(*window), Composed(inside, reason, angle)
+
+
+def _level(image: pyvips.Image, asked: CropParameters) -> tuple[Window, list[Face]] | None:
+    """The frame that turning leaves, and the faces in it; None where the photo is not to be turned."""
+    horizon = asked.horizon if asked.straighten and asked.aspect != "none" else None
+    if horizon is None or not straighten.worthwhile(horizon.angle, horizon.confidence):
+        return None
+    size = image.width, image.height
+    frame = straighten.frame(*size, horizon.angle)
+    if frame is None:
+        return None
+    boxes = np.array([face.box for face in asked.faces], np.float64).reshape(-1, 4)
+    faces = straighten.fit(straighten.turned_boxes(boxes, *size, horizon.angle), frame, *size)
+    return None if faces is None else (Window(*frame), [Face(box=tuple(box)) for box in faces.tolist()])
 
 
 def choose(image: pyvips.Image, asked: CropParameters) -> tuple[Window, Reason]:
