@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from opentelemetry.trace import SpanKind
@@ -76,6 +76,23 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
         by_status.setdefault(ERRORS[code].status, []).append(f"{code}: {ERRORS[code].title}")
     schema = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": " ".join(texts), "content": schema} for status, texts in by_status.items()}
+
+
+class Link(BaseModel):
+    """A signed link: it works for a while, for whoever has it."""
+
+    url: str
+
+
+LINKED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "With `redirect=false`: the link itself", "model": Link}
+}
+
+
+def link_response(link: str, *, redirect: bool) -> RedirectResponse | JSONResponse:
+    """The answer that leads to a signed link, or, for a page that cannot follow one with its key, holds it."""
+    fresh = {"Cache-Control": "no-store"}
+    return RedirectResponse(link, 307, headers=fresh) if redirect else JSONResponse({"url": link}, headers=fresh)
 
 
 class TraceRequests:

@@ -16,7 +16,7 @@ from ingest.intake import Refused, judge_length
 from ingest.store import Style
 from ingest.styles import NAME, PARTS, Styles
 from ingest.uploads import Form, Options, UploadAnswer, Uploads
-from runtime.http import Tenant, problem_response, responses
+from runtime.http import LINKED, Tenant, link_response, problem_response, responses
 
 router = APIRouter()
 
@@ -182,12 +182,6 @@ class StyleVersions(BaseModel):
     versions: list[StyleView]
 
 
-class Link(BaseModel):
-    """A signed link: it works for a while, for whoever has it."""
-
-    url: str
-
-
 @router.get("/v1/styles", responses=responses("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID", "STORAGE_UNAVAILABLE"))
 async def list_styles(
     request: Request,
@@ -215,7 +209,7 @@ async def show_style(request: Request, tenant: Tenant, reference: Reference) -> 
     response_class=RedirectResponse,
     response_model=None,
     responses={
-        200: {"description": "With `redirect=false`: the link itself", "model": Link},
+        **LINKED,
         **responses("UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "REQUEST_INVALID", "STORAGE_UNAVAILABLE"),
     },
 )
@@ -235,8 +229,7 @@ async def read_part(
     named = {"response-content-disposition": f'inline; filename="{name}"'}
     key, lives = style.objects[part].key, timedelta(seconds=state.link_s)
     link = await state.objects.read_url(key, lives, public=True, headers=named)
-    fresh = {"Cache-Control": "no-store"}
-    return RedirectResponse(link, 307, headers=fresh) if redirect else JSONResponse({"url": link}, headers=fresh)
+    return link_response(link, redirect=redirect)
 
 
 async def _versions(request: Request, tenant: str, reference: str) -> list[Style]:

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
-from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import Transient, error
@@ -19,7 +18,7 @@ from contracts.jobs import Status
 from output import store
 from output.listen import News
 from output.views import ItemPage, JobPage, JobView
-from runtime.http import Asker, Caller, Tenant, responses
+from runtime.http import LINKED, Asker, Caller, Tenant, link_response, responses
 
 router = APIRouter(prefix="/v1/jobs")
 
@@ -30,12 +29,6 @@ EVENTS_A_READ = 200
 
 Limit = Annotated[int, Query(ge=1, le=200)]
 Cursor = Annotated[str | None, Query(max_length=256)]
-
-
-class Link(BaseModel):
-    """A signed link: it works for a while, for whoever has it."""
-
-    url: str
 
 
 @router.get("", responses=responses("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID"))
@@ -114,7 +107,7 @@ async def stream_events(
     response_class=RedirectResponse,
     response_model=None,
     responses={
-        200: {"description": "With `redirect=false`: the link itself", "model": Link},
+        **LINKED,
         **responses("UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "REQUEST_INVALID", "STORAGE_UNAVAILABLE"),
     },
 )
@@ -134,8 +127,7 @@ async def read_artifact(
     key, file_name = found
     named = {"response-content-disposition": f'inline; filename="{file_name}"'}
     link = await state.objects.read_url(key, timedelta(seconds=state.link_s), public=True, headers=named)
-    fresh = {"Cache-Control": "no-store"}
-    return RedirectResponse(link, 307, headers=fresh) if redirect else JSONResponse({"url": link}, headers=fresh)
+    return link_response(link, redirect=redirect)
 
 
 async def _job(request: Request, caller: Asker, job_id: UUID) -> JobView:
