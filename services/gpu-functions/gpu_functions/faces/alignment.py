@@ -69,8 +69,8 @@ def align(pixels: Pixels, around: Around, mesh: facemesh.FaceMesh) -> Aligned | 
     to_square = similarity(five(points), TEMPLATE)
     if not agree(to_square, around):
         return "no_face_mesh"
-    square = cut(pixels, to_square)
-    return Aligned(square, face_mask(points @ to_square[:, :2].T + to_square[:, 2]), to_square)
+    mask = face_mask(points @ to_square[:, :2].T + to_square[:, 2])
+    return Aligned(cut(pixels, to_square), mask, to_square) if mask.any() else "no_face_mesh"
 
 
 def five(points: Floats) -> npt.NDArray[np.float64]:
