@@ -62,6 +62,7 @@ PACKAGES: Final = (
     "pyvips-binary==8.18.7",
     "safetensors==0.8.0",
     "scikit-image==0.26.0",
+    "scipy==1.17.1",
     "torch==2.13.0",
 )
 # They declare what would be in the way: tensorflow (2 GB, never imported), a second cv2, a torchvision that fits

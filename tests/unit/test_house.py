@@ -74,6 +74,8 @@ READS_THE_ENVIRONMENT = {
     "images.py": "sets libvips's own variables before it is imported",
     "decode.py": "sets libvips's own variables before it is imported",
     "__main__.py": "the worker sets libvips's own variables",
+    "paddle.py": "sets PaddleX's own variables before it is imported: no download, no log",
+    "vllm.py": "hands its own on to the server beside it, with that one's",
 }
 
 

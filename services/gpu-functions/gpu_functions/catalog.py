@@ -46,10 +46,11 @@ class EngineRow:
 
     def lacks(self, shelf: Shelf) -> str | None:
         """Why this engine cannot run here, in words for an operator; None when it can."""
-        for name in self.packages:
-            if find_spec(name) is None:
-                return f"the package {name} is not installed"
-        return next((why for why in map(shelf.lacks, self.weights) if why), None)
+        for name in self.weights:  # first, for what a licence forbids no package mends
+            if why := shelf.lacks(name):
+                return why
+        missing = next((name for name in self.packages if find_spec(name) is None), None)
+        return f"the package {missing} is not installed" if missing else None
 
     def load(self, shelf: Shelf) -> Engine:
         """Import the class and construct it: the slow part, done once per process.
