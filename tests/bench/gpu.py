@@ -41,8 +41,8 @@ DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "performance.md"
 MIB: Final = 1 << 20
 WHOLE_HEAD: Final = "| function | engine | weights | seconds per item | items/s | peak MiB |\n|---|---|---|---|---|---|"
 HEAVY_HEAD: Final = (
-    "| engine | unit | how | batch | units/s | TFLOP/s | of peak | GB/s | of peak | peak MiB |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    "| engine | unit | GFLOP each | how | batch | units/s | TFLOP/s | of peak | GB/s | of peak | peak MiB |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -186,13 +186,13 @@ def _heavy(bench: Bench, row: EngineRow, place: Place) -> Iterator[str]:
     """A line per way and batch. A way that this device does not know, or has no memory for, is a line that says so."""
     heavy = HEAVY[row.engine]
     network = heavy.network(_loaded(row, place))
-    flops = _flops(heavy, network, bench.device)
+    flops = _flops(heavy, network, bench)
     for variant in VARIANTS:
         if not _applies(variant, heavy, bench):
             continue
         ready = _prepared(network, variant)
         for batch in (1,) if bench.small else (COMPILED,) if variant.compiled else BATCHES:
-            told = f"| `{row.label}` | {heavy.unit} | {_named(variant, heavy)} | {batch} |"
+            told = f"| `{row.label}` | {heavy.unit} | {flops / 1e9:.0f} | {_named(variant, heavy)} | {batch} |"
             try:
                 yield f"{told} {_figures(bench, heavy, ready, variant, batch, flops)} |"
             except (RuntimeError, NotImplementedError) as problem:  # out of memory is one, too
@@ -225,7 +225,7 @@ def _prepared(network: Network, variant: Variant) -> Network:
 
 def _figures(bench: Bench, heavy: Heavy, network: Network, variant: Variant, batch: int, flops: float) -> str:
     bench.forget_peak()
-    tensors = heavy.batch(batch, bench.device)
+    tensors = heavy.batch(batch, bench.device, bench.small)
     if variant.channels_last:
         tensors = tuple(one.contiguous(memory_format=torch.channels_last) for one in tensors)
     narrow: AbstractContextManager[Any] = nullcontext()
@@ -244,10 +244,10 @@ def _figures(bench: Bench, heavy: Heavy, network: Network, variant: Variant, bat
     return f"{rate:.2f} | {arithmetic} | {of_flops} | {traffic} | {of_bytes} | {bench.peak_mib():.0f}"
 
 
-def _flops(heavy: Heavy, network: Network, device: torch.device) -> float:
+def _flops(heavy: Heavy, network: Network, bench: Bench) -> float:
     """Of one unit, as torch counts them."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        heavy.ask(network, heavy.batch(1, device))
+        heavy.ask(network, heavy.batch(1, bench.device, bench.small))
     return float(counter.get_total_flops())
 
 

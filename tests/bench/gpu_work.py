@@ -29,7 +29,7 @@ Item = tuple[dict[str, bytes], dict[str, JsonValue]]  # inputs and parameters
 Tensors = tuple[torch.Tensor, ...]
 Network = Callable[..., Any]
 
-FULL, SMALL = (6000, 4000), (900, 600)  # pixels: 24 MP, and what shows that everything runs
+FULL, SMALL = (6000, 4000), (480, 320)  # pixels: 24 MP, and what shows that everything runs
 FACES: Final = 4
 HEAD: Final = (0.33, 0.12, 0.22, 0.28)  # of the astronaut's picture: x, y, width, height
 PIXELS: Final = 1 << 20  # that a LUT sees in one unit
@@ -56,7 +56,7 @@ def _group(small: bool) -> Item:
     """One face when small, else four, each 500 pixels wide."""
     pixels = scene(small).copy()
     height, width = pixels.shape[:2]
-    side = 512 if small else 2000 * height // 4000
+    side = 256 if small else height // 2
     person = cv2.resize(pictures.shipped("astronaut"), (side, side), interpolation=cv2.INTER_CUBIC)
     faces: list[JsonValue] = []
     for index in range(1 if small else FACES):
@@ -105,7 +105,8 @@ WHOLE: Final[Mapping[str, tuple[str, Callable[[bool], Item]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Heavy:
-    """The part of an engine that keeps a card busy. `batch` makes what N units need on a device.
+    """The part of an engine that keeps a card busy. `batch` makes what N units need on a device; when it is to be
+    small they are smaller, where the network takes that.
 
     `half`: the narrow type that its network bears; None of what is no network. `moved`: bytes that one unit moves
     at the least, where memory is the limit and not arithmetic.
@@ -113,21 +114,23 @@ class Heavy:
 
     unit: str
     network: Callable[[Any], Network]
-    batch: Callable[[int, torch.device], Tensors]
+    batch: Callable[[int, torch.device, bool], Tensors]
     ask: Callable[[Network, Tensors], Any]
     half: torch.dtype | None = None
     moved: int = 0
 
 
-def _faces(count: int, device: torch.device) -> Tensors:
+def _faces(count: int, device: torch.device, _: bool) -> Tensors:
     return (torch.rand(count, 3, 512, 512, device=device) * 2 - 1,)
 
 
-def _tiles(count: int, device: torch.device) -> Tensors:
-    return torch.rand(count, 3, 512, 512, device=device), (torch.rand(count, 1, 512, 512, device=device) > 0.9).float()
+def _tiles(count: int, device: torch.device, small: bool) -> Tensors:
+    side = 128 if small else 512
+    hidden = torch.rand(count, 1, side, side, device=device) > 0.9
+    return torch.rand(count, 3, side, side, device=device), hidden.float()
 
 
-def _codes(count: int, device: torch.device) -> Tensors:
+def _codes(count: int, device: torch.device, _: bool) -> Tensors:
     lut = cube.parse(cubes.text(grid.SIZE, cubes.film))
     codes = torch.randint(0, 256, (count * PIXELS, 3), dtype=torch.int32, device=device)
     table = torch.from_numpy(lut.table.reshape(-1, 3)).to(device)
