@@ -610,6 +610,44 @@ async def test_the_jobs_of_a_batch_are_listed(output: Output) -> None:
     assert (await output.stranger.get("/v1/jobs", params={"batch": str(batch)})).json()["items"] == []
 
 
+def _facts(phash: int, at: str | None, cull: float) -> dict[str, Any]:
+    return {"phash": f"{phash:016x}", "captured_at": at, "cull": {"score": cull, "parts": {}}}
+
+
+async def test_a_batch_s_bursts_and_near_duplicates_are_told_with_the_best_of_each(output: Output) -> None:
+    batch, scene, other = uuid4(), 0x0123456789ABCDEF, 0xF0F0F0F00F0F0F0F
+    shown = (
+        _facts(scene, "2024-05-06T12:00:00+02:00", 55.5),
+        _facts(scene ^ 0b111, "2024-05-06T12:00:01+02:00", 81.0),
+        _facts(other, "2024-05-06T12:00:02+02:00", 70.0),
+        _facts(other ^ 1, None, 60.0),
+        _facts(0xAAAA5555AAAA5555, None, 99.0),
+    )
+    stories = [Story(batch_id=batch).begins().succeeds("analyze", **facts) for facts in shown]
+    stories.append(Story(batch_id=batch).begins())  # not analysed yet
+    stories.append(Story(batch_id=batch).begins().succeeds("analyze", phash="no hash", captured_at=7))
+    elsewhere = [Story().begins(), Story(batch_id=batch, tenant="other").begins()]
+    for story in (*stories, *(one.succeeds("analyze", **shown[0]) for one in elsewhere)):
+        await project(output.engine, story.events)
+    one, two, three, four = (str(story.job_id) for story in stories[:4])
+    path = f"/v1/batches/{batch}/groups"
+    told = (await output.client.get(path)).raise_for_status().json()
+    assert (told["batch_id"], told["photos"]) == (str(batch), 5)
+    assert [
+        (group["kind"], group["best"], [photo["job_id"] for photo in group["photos"]]) for group in told["groups"]
+    ] == [
+        ("burst", two, [one, two]),
+        ("near-duplicate", three, [three, four]),
+    ]
+    assert told["groups"][0]["photos"][1] == {"job_id": two, "captured_at": "2024-05-06T12:00:01", "cull": 81.0}
+    assert (await output.stranger.get(path)).json() == {"batch_id": str(batch), "photos": 1, "groups": []}
+    assert (await output.operator.get(path, params={"tenant": "demo"})).json() == told
+    assert (await output.operator.get(path)).status_code == 422
+    assert (await output.stranger.get(path, params={"tenant": "demo"})).status_code == 403
+    nobody = (await output.client.get(f"/v1/batches/{uuid4()}/groups")).json()
+    assert (nobody["photos"], nobody["groups"]) == (0, [])
+
+
 def _cursor(*parts: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
 

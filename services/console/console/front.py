@@ -34,20 +34,21 @@ log = logs.get()
 
 # The first row that fits answers: its path, and all that lies under it. {} stands for one name.
 BEHIND: Final = (
-    # path                service
-    ("/v1/uploads",         "ingest"),
-    ("/v1/styles",          "ingest"),
-    ("/v1/jobs/{}/cancel",  "orchestrator"),
-    ("/v1/jobs/{}/pause",   "orchestrator"),
-    ("/v1/jobs/{}/resume",  "orchestrator"),
-    ("/v1/jobs/{}/retry",   "orchestrator"),
-    ("/v1/jobs/{}/history", "orchestrator"),
-    ("/v1/jobs/upgrade",    "orchestrator"),
-    ("/v1/jobs",            "output"),
-    ("/v1/batches",         "orchestrator"),
-    ("/v1/dead-letters",    "orchestrator"),
-    ("/v1/audit",           "orchestrator"),
-    ("/v1/providers",       "gpu-bridge"),
+    # path                     service
+    ("/v1/uploads",            "ingest"),
+    ("/v1/styles",             "ingest"),
+    ("/v1/jobs/{}/cancel",     "orchestrator"),
+    ("/v1/jobs/{}/pause",      "orchestrator"),
+    ("/v1/jobs/{}/resume",     "orchestrator"),
+    ("/v1/jobs/{}/retry",      "orchestrator"),
+    ("/v1/jobs/{}/history",    "orchestrator"),
+    ("/v1/jobs/upgrade",       "orchestrator"),
+    ("/v1/jobs",               "output"),
+    ("/v1/batches/{}/groups",  "output"),
+    ("/v1/batches",            "orchestrator"),
+    ("/v1/dead-letters",       "orchestrator"),
+    ("/v1/audit",              "orchestrator"),
+    ("/v1/providers",          "gpu-bridge"),
 )  # fmt: skip
 SERVICES: Final = tuple(sorted({service for _, service in BEHIND}))
 

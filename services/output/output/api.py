@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -15,12 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import Transient, error
 from contracts.jobs import Status
-from output import store
+from output import groups, store
 from output.listen import News
-from output.views import ItemPage, JobPage, JobView
+from output.views import GroupedPhotoView, GroupsView, GroupView, ItemPage, JobPage, JobView
 from runtime.http import LINKED, Asker, Caller, Tenant, link_response, responses
 
 router = APIRouter(prefix="/v1/jobs")
+batches = APIRouter(prefix="/v1/batches")
 
 SETTLE_S = 2.0  # a job's first event may be a moment behind the upload's answer: wait so long before saying 404
 HEARTBEAT_S = 15.0  # proxies close silent streams
@@ -28,6 +29,7 @@ AWAY_S = 1.0  # a reader's pause when the database does not answer
 EVENTS_A_READ = 200
 
 Limit = Annotated[int, Query(ge=1, le=200)]
+Whose = Annotated[str | None, Query(max_length=64, description="whose; operators have to say it")]
 Cursor = Annotated[str | None, Query(max_length=256)]
 
 
@@ -38,16 +40,12 @@ async def list_jobs(
     status: Status | None = None,
     pipeline: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
     batch: UUID | None = None,
-    tenant: Annotated[str | None, Query(max_length=64, description="whose; operators have to say it")] = None,
+    tenant: Whose = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> JobPage:
     """A tenant's jobs, newest first."""
-    if caller.tenant is None and tenant is None:
-        raise error("REQUEST_INVALID", "An operator says whose jobs: tenant=NAME.")
-    if tenant not in (None, caller.tenant) and caller.tenant is not None:
-        raise error("FORBIDDEN", "A tenant's API key lists its own jobs only.")
-    whose = caller.tenant or tenant or ""
+    whose = _whose(caller, tenant)
     engine: AsyncEngine = request.app.state.engine
     async with engine.connect() as conn:
         return await store.page(conn, whose, status=status, pipeline=pipeline, batch=batch, limit=limit, cursor=cursor)
@@ -128,6 +126,44 @@ async def read_artifact(
     named = {"response-content-disposition": f'inline; filename="{file_name}"'}
     link = await state.objects.read_url(key, timedelta(seconds=state.link_s), public=True, headers=named)
     return link_response(link, redirect=redirect)
+
+
+@batches.get("/{batch_id}/groups", responses=responses("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID"))
+async def list_groups(
+    request: Request,
+    caller: Caller,
+    batch_id: UUID,
+    tenant: Whose = None,
+) -> GroupsView:
+    """Bursts and near-duplicates among the photos of a batch, and the best of each."""
+    engine: AsyncEngine = request.app.state.engine
+    async with engine.connect() as conn:
+        rows = await store.photos(conn, _whose(caller, tenant), batch_id)
+    return await asyncio.to_thread(_groups, batch_id, rows)  # seconds of arithmetic, where there are many
+
+
+def _groups(batch_id: UUID, rows: Sequence[Any]) -> GroupsView:
+    photos = [photo for row in rows if (photo := groups.photo_of(*row))]
+    found = [
+        GroupView(
+            kind=group.kind,
+            best=group.best.job_id,
+            photos=[
+                GroupedPhotoView(job_id=one.job_id, captured_at=one.captured_at, cull=one.cull) for one in group.photos
+            ],
+        )
+        for group in groups.groups(photos)
+    ]
+    return GroupsView(batch_id=batch_id, photos=len(photos), groups=found)
+
+
+def _whose(caller: Asker, tenant: str | None) -> str:
+    """The tenant whose things are listed. Raises REQUEST_INVALID, FORBIDDEN."""
+    if caller.tenant is None and tenant is None:
+        raise error("REQUEST_INVALID", "An operator says whose jobs: tenant=NAME.")
+    if tenant not in (None, caller.tenant) and caller.tenant is not None:
+        raise error("FORBIDDEN", "A tenant's API key lists its own jobs only.")
+    return caller.tenant or tenant or ""
 
 
 async def _job(request: Request, caller: Asker, job_id: UUID) -> JobView:

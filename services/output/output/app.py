@@ -57,7 +57,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
 
 def build(settings: Settings) -> FastAPI:
     """Output as an app."""
-    return service.create_app(SOURCE, settings, partial(compose, settings), api.router)
+    return service.create_app(SOURCE, settings, partial(compose, settings), api.router, api.batches)
 
 
 def main() -> None:

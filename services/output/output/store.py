@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.errors import error
@@ -23,6 +23,7 @@ from output.tables import EVENTS, JOBS, PHASES
 from output.views import ItemPage, JobPage, JobView, item_view, job_view, made_by
 
 ORIGINAL: Final = "original"
+PHOTOS_MOST: Final = 20_000  # of a batch: comparing them takes seconds, and no shoot has as many
 T = TypeVar("T")
 
 
@@ -142,6 +143,25 @@ async def _of_item(conn: AsyncConnection, job_id: UUID, name: str) -> list[dict[
     query = _counting(job_id).where(PHASES.c.name == phase, PHASES.c.item == item)
     row = (await conn.execute(query)).mappings().one_or_none()
     return [made for made in made_by(dict(row)) if made["name"] == artifact] if row else []
+
+
+async def photos(conn: AsyncConnection, tenant: str, batch_id: UUID) -> list[Row[Any]]:
+    """The photos of a tenant's batch: (job id, phash, captured_at, cull score), the last three as text."""
+    facts = PHASES.c.state["facts"]
+    query = (
+        select(
+            PHASES.c.job_id,
+            facts["phash"].astext.label("phash"),
+            facts["captured_at"].astext.label("captured_at"),
+            facts["cull"]["score"].astext.label("cull"),
+        )
+        .join(JOBS, JOBS.c.id == PHASES.c.job_id)
+        .where(JOBS.c.tenant == tenant, JOBS.c.batch_id == batch_id, PHASES.c.item == "")
+        .where(func.jsonb_typeof(facts["phash"]) == "string")
+        .order_by(JOBS.c.created_at, JOBS.c.id)
+        .limit(PHOTOS_MOST)
+    )
+    return list(await conn.execute(query))
 
 
 async def has_ended(conn: AsyncConnection, job_id: UUID) -> bool:

@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, JsonValue
 
 from contracts.jobs import Status
+from output.groups import Kind
 
 
 class ErrorView(BaseModel):
@@ -113,6 +114,30 @@ class JobPage(BaseModel):
 
     items: list[JobView]
     next_cursor: str | None
+
+
+class GroupedPhotoView(BaseModel):
+    """A photo by its job. `captured_at` is local time where it was taken; `cull` is 0 to 100, higher is better."""
+
+    job_id: UUID
+    captured_at: datetime | None
+    cull: float
+
+
+class GroupView(BaseModel):
+    """Photos of one scene in the order of their times: a `burst`, or `near-duplicate`s. `best` has the highest `cull`."""
+
+    kind: Kind
+    best: UUID
+    photos: list[GroupedPhotoView]
+
+
+class GroupsView(BaseModel):
+    """The groups of a batch. `photos` is how many have been analysed so far; those in no group are singles."""
+
+    batch_id: UUID
+    photos: int
+    groups: list[GroupView]
 
 
 def job_view(job: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> JobView:
