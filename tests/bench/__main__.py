@@ -1,5 +1,5 @@
 """`just bench [idle|orchestration|flat|bridge|photos]`: figures of the whole stack, started on free ports.
-`just bench lut|gpu|cost|ocr [OPTIONS]`: figures of one part, without a stack; each tells its options by `--help`.
+`just bench lut|gpu|cost|ocr|style [OPTIONS]`: figures of one part, without a stack; each tells its options by `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
@@ -9,6 +9,7 @@
     lut             a LUT over a picture on one core, beside Pillow, OpenColorIO, numba and torch
     gpu             every GPU engine at full size: items/s, memory, batches, precisions, share of the card's roofline
     ocr             each OCR engine that runs here on school papers: CER, WER, fields, CPU seconds per page
+    style           PSNR of a look learnt from 5, 8, 15 pairs by every way and without; the time of 20 pairs
     cost            what a gallery's photo and 1,000 pages cost, from measured seconds and the price table
 
 Figures are printed with what they were measured on: compare within one run, not between machines.
@@ -38,7 +39,13 @@ IDLE_S = 20.0
 JOBS, SINGLES = 3000, 200
 FLAT = (1_000, 10_000, 100_000)
 REST_S = 40.0
-PARTS = {"lut": "tests.bench.lut", "gpu": "tests.bench.gpu", "cost": "tests.bench.cost", "ocr": "tests.bench.ocr"}
+PARTS = {
+    "lut": "tests.bench.lut",
+    "gpu": "tests.bench.gpu",
+    "cost": "tests.bench.cost",
+    "ocr": "tests.bench.ocr",
+    "style": "tests.bench.style",
+}
 MIB = 1024 * 1024
 
 

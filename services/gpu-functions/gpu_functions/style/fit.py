@@ -103,14 +103,15 @@ def closed(total: Sums) -> Doubles:
     return _identity() + _grid_terms() @ shifts
 
 
-def bent(total: Sums, base: Doubles, smooth: float, start: Doubles | None = None) -> Doubles:
+def bent(total: Sums, base: Doubles, smooth: float) -> Doubles:
     """`base` and the residual that the samples ask for, N³×3; a smaller `smooth` follows them more closely.
 
-    `start` is a solution of a similar problem. Steps backwards that come out are taken back in a second round.
+    Steps backwards that come out are taken back in a second round. Of pairs left out nothing may be known: a start
+    from the solution of all pairs would be quicker, and would tell of them.
     """
     system = (total.points / total.pairs + smooth * _roughness() + SMALL * sparse.identity(SIZE**3)).tocsr()
     wanted = (total.targets - total.points @ base) / total.pairs
-    residual = _coarse(system, wanted) if start is None else start - base
+    residual = _coarse(system, wanted)
     held = np.zeros((3, SIZE, SIZE, SIZE), bool)
     for _ in range(1 + MONOTONE_ROUNDS):
         pulled = partial(_pulled, system, held)
@@ -163,18 +164,23 @@ def _solved(
     x, scale = start, 1.0 / diagonal[:, None]
     left = right - apply(x)
     ahead = scaled = scale * left
-    energy = (left * scaled).sum(axis=0)
-    goal = TOLERANCE * np.linalg.norm(right, axis=0)
+    energy = _dots(left, scaled)
+    goal = TOLERANCE**2 * _dots(right, right)
     for _ in range(steps_max):
-        if (np.linalg.norm(left, axis=0) <= goal).all():
+        if (_dots(left, left) <= goal).all():
             break
         pushed = apply(ahead)
-        step = energy / np.maximum((ahead * pushed).sum(axis=0), 1e-300)
+        step = energy / np.maximum(_dots(ahead, pushed), 1e-300)
         x, left = x + step * ahead, left - step * pushed
         scaled = scale * left
-        before, energy = energy, (left * scaled).sum(axis=0)
+        before, energy = energy, _dots(left, scaled)
         ahead = scaled + energy / np.maximum(before, 1e-300) * ahead
     return x
+
+
+def _dots(a: Doubles, b: Doubles) -> Doubles:
+    """The dot product of each column; einsum, because sums over the long axis of narrow arrays are slow."""
+    return np.asarray(np.einsum("nc,nc->c", a, b))
 
 
 def _steps_back(rows: Doubles) -> npt.NDArray[np.bool_]:

@@ -43,7 +43,7 @@ def psnr(found: Floats, pair: Prepared) -> float:
 def measured(pair: Prepared, lut: Cube, others: Sequence[Prepared]) -> dict[str, float]:
     """Every figure of one held-out pair; `others` are the pairs that the LUT was learnt from."""
     before = pair.before.astype(np.float32) / np.float32(255)
-    results: dict[str, Floats] = {"": styled(pair, lut), "_identity": before, "_histogram": _matched(before, others)}
+    results: dict[str, Floats] = {"": styled(pair, lut), "_identity": before, "_histogram": matched(pair, others)}
     told: dict[str, float] = {}
     for name, found in results.items():
         differences = _differences(found, pair)
@@ -59,9 +59,10 @@ def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
 
 
-def _matched(before: Floats, others: Sequence[Prepared]) -> Floats:
-    """Each channel's histogram made that of all other pictures after, pooled."""
+def matched(pair: Prepared, others: Sequence[Prepared]) -> Floats:
+    """The pair's picture before with each channel's histogram made that of all other pictures after, pooled."""
     pool = np.concatenate([pair.samples.after for pair in others])[:, None]
+    before = pair.before.astype(np.float32) / np.float32(255)
     return np.asarray(match_histograms(before, pool, channel_axis=-1), np.float32)
 
 

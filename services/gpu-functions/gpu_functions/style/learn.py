@@ -18,7 +18,7 @@ from gpu_functions.style import exposure, fit, judge
 from gpu_functions.style.bundle import Style, baked
 from gpu_functions.style.cube import Cube
 from gpu_functions.style.exposure import Exposure
-from gpu_functions.style.fit import Doubles, Sums
+from gpu_functions.style.fit import Sums
 from gpu_functions.style.prepare import Prepared
 
 FOLDS_MAX: Final = 20
@@ -38,10 +38,10 @@ class Way:
 WAYS: Final[dict[str, Way]] = {
     #                      adaptive  smooth
     "closed":          Way(False,    None),
-    "stiff":           Way(False,    3e-5),
+    "stiff":           Way(False,    3e-4),
     "free":            Way(False,    1e-6),
     "adaptive-closed": Way(True,     None),
-    "adaptive-stiff":  Way(True,     3e-5),
+    "adaptive-stiff":  Way(True,     3e-4),
     "adaptive-free":   Way(True,     1e-6),
 }
 # fmt: on
@@ -55,7 +55,6 @@ class Learnt:
 
     style: Style
     exposure: Exposure | None
-    rows: Doubles  # the LUT as it was solved, for a start elsewhere
 
     def lut(self, pair: Prepared) -> Cube:
         """The look for one picture."""
@@ -72,28 +71,28 @@ class Lessons:
         self._parts = [fit.sums(pair.samples) for pair in pairs]
         self._total = Sums.of(self._parts)
         self._facts = [exposure.statistics(pair.thumbnail) for pair in pairs]
-        self._whole: dict[str, Learnt] = {}
+        self._known: dict[tuple[str, int], Learnt] = {}  # 20 folds of 6 ways are 70 MB
         count = min(len(pairs), FOLDS_MAX)
         self.folds = [tuple(range(fold, len(pairs), count)) for fold in range(count)]
 
     def whole(self, name: str) -> Learnt:
         """The look of all pairs."""
-        if name not in self._whole:
-            self._whole[name] = self._learnt(WAYS[name], self._total, range(len(self.pairs)), None)
-        return self._whole[name]
+        return self._learnt(WAYS[name], self._total, range(len(self.pairs)))
 
-    def without(self, name: str, left_out: Sequence[int]) -> Learnt:
-        """The look of all pairs but some."""
-        way = WAYS[name]
-        kept = [index for index in range(len(self.pairs)) if index not in left_out]
-        total = self._total if way.adaptive else self._total - Sums.of(self._parts[index] for index in left_out)
-        return self._learnt(way, total, kept, None if way.adaptive or way.smooth is None else self.whole(name).rows)
+    def without(self, name: str, fold: int) -> Learnt:
+        """The look of all pairs but those of a fold; learnt once."""
+        if (name, fold) not in self._known:
+            out = self.folds[fold]
+            kept = [index for index in range(len(self.pairs)) if index not in out]
+            total = self._total if WAYS[name].adaptive else self._total - Sums.of(self._parts[index] for index in out)
+            self._known[name, fold] = self._learnt(WAYS[name], total, kept)
+        return self._known[name, fold]
 
     def scores(self, names: Sequence[str], fold: int) -> dict[str, float]:
         """Per way the mean PSNR of the pairs of a fold, which it was learnt without."""
         found: dict[str, float] = {}
         for name in names:
-            learnt = self.without(name, self.folds[fold])
+            learnt = self.without(name, fold)
             of = [judge.psnr(judge.styled(pair, learnt.lut(pair)), pair) for pair in self._of(fold)]
             found[name] = float(np.mean(of))
         return found
@@ -101,7 +100,7 @@ class Lessons:
     def _of(self, fold: int) -> list[Prepared]:
         return [self.pairs[index] for index in self.folds[fold]]
 
-    def _learnt(self, way: Way, total: Sums, kept: Sequence[int], start: Doubles | None) -> Learnt:
+    def _learnt(self, way: Way, total: Sums, kept: Sequence[int]) -> Learnt:
         predicted = None
         if way.adaptive:
             samples = [self.pairs[index].samples for index in kept]
@@ -110,8 +109,8 @@ class Lessons:
             total = Sums.of(fit.sums(one, gain) for one, gain in zip(samples, gains, strict=True))
         rows = fit.closed(total)
         if way.smooth is not None:
-            rows = fit.bent(total, rows, way.smooth, start)
-        return Learnt(Style(fit.table(rows)[None], fit.confidence(total)), predicted, rows)
+            rows = fit.bent(total, rows, way.smooth)
+        return Learnt(Style(fit.table(rows)[None], fit.confidence(total)), predicted)
 
 
 def best(scores: Mapping[str, float]) -> str:

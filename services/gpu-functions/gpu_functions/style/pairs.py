@@ -82,7 +82,12 @@ def _entries(listed: list[zipfile.ZipInfo]) -> Iterator[tuple[str, str, zipfile.
     total = 0
     for entry in listed:
         path = PurePosixPath(entry.filename)
-        if entry.filename.startswith("/") or ".." in path.parts or "\\" in entry.orig_filename or ":" in path.parts[:1]:
+        if (
+            entry.filename.startswith("/")
+            or ".." in path.parts
+            or "\\" in entry.orig_filename
+            or ":" in entry.filename[:2]
+        ):
             raise _invalid("a path leads out of the archive")
         if entry.is_dir() or "__MACOSX" in path.parts or path.name.startswith(".") or path.name == "Thumbs.db":
             continue

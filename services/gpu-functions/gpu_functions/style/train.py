@@ -126,8 +126,6 @@ class _Training:
 
     def _scored(self, lessons: Lessons) -> dict[str, float]:
         """Per way the mean PSNR over the folds; adaptive ways are tried where their closed form gives hope."""
-        for name in FIXED:
-            lessons.whole(name)  # each fold starts from the solution of all
         names = [*FIXED, "adaptive-closed"]
         self._folds(lessons, names, PREPARED, TRIED)
         means = self._mean_scores(names, len(lessons.folds))
@@ -162,7 +160,7 @@ class _Training:
             kept = [self._kept.figures.get(str(index), {}) for index in left_out]
             if all(row.keys() == judge.FIGURES for row in kept):
                 return kept
-            learnt = lessons.without(way, left_out)
+            learnt = lessons.without(way, fold)
             others = [pair for index, pair in enumerate(lessons.pairs) if index not in left_out]
             pairs = [lessons.pairs[index] for index in left_out]
             return [judge.measured(pair, learnt.lut(pair), others) for pair in pairs]
@@ -173,7 +171,7 @@ class _Training:
         return {index: self._kept.figures[str(index)] for index in range(len(lessons.pairs))}
 
     def _held_out(self, lessons: Lessons, way: str, index: int) -> cube.Cube:
-        fold = next(fold for fold in lessons.folds if index in fold)
+        fold = next(place for place, fold in enumerate(lessons.folds) if index in fold)
         return lessons.without(way, fold).lut(lessons.pairs[index])
 
     def _style(self, learnt: Learnt, way: str, pairs: Sequence[Prepared], metrics: Facts) -> bundle.Style:

@@ -26,10 +26,9 @@ LUMA = np.array([0.2126, 0.7152, 0.0722])
 def photos(side: int = 480) -> list[tuple[Picture, Picture]]:
     """Both halves of each photo, whose longer side is scaled to `side` pixels first."""
     whole = [np.asarray(getattr(data, name)()) for name in _SHIPPED]
-    whole += [np.asarray(data.stereo_motorcycle()[0])]
+    whole += [np.asarray(data.stereo_motorcycle()[0])]  # type: ignore[no-untyped-call]
     whole += [np.asarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
-    with cbook.get_sample_data("grace_hopper.jpg") as file:
-        whole.append(cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1])
+    whole.append(np.asarray(cbook.get_sample_data("grace_hopper.jpg")))
     return [_halves(picture[..., :3], side) for picture in whole]
 
 
@@ -60,13 +59,11 @@ def film(colours: Floats) -> Floats:
     curved = 0.05 + 0.92 * (1 / (1 + np.exp(-6.5 * (tones - 0.47))) - 0.045) / 0.925
     luma = curved @ LUMA
     hue, chroma = _hue(curved)
-    turned = (
-        hue + 0.45 * _near(hue, 2.1, 0.7) * -1 + 0.35 * _near(hue, -2.1, 0.8) * -1
-    )  # greens to yellow, blues to teal
+    turned = hue - 0.45 * _near(hue, 2.1, 0.7) - 0.35 * _near(hue, -2.1, 0.8)  # greens to yellow, blues to teal
     muted = chroma * (0.85 - 0.35 * _near(hue, 2.1, 0.7) + 0.15 * _near(hue, 0.5, 0.5))  # dull leaves, living skin
     mixed = luma[..., None] + muted[..., None] * (np.cos(turned)[..., None] * _RED + np.sin(turned)[..., None] * _SIDE)
     shade, shine = (1 - luma)[..., None] ** 2, luma[..., None] ** 2
-    return np.clip(mixed + shade * [-0.02, 0.008, 0.035] + shine * [0.03, 0.012, -0.03], 0, 1)
+    return np.asarray(np.clip(mixed + shade * [-0.02, 0.008, 0.035] + shine * [0.03, 0.012, -0.03], 0, 1))
 
 
 _RED = np.array([2.0, -1.0, -1.0]) / 6**0.5  # two axes across the gray diagonal
@@ -82,7 +79,7 @@ def _hue(colours: Floats) -> tuple[Floats, Floats]:
 def _near(hue: Floats, centre: float, width: float) -> Floats:
     """1 at the hue `centre`, falling off over `width` radians, round the circle."""
     away = np.abs((hue - centre + np.pi) % (2 * np.pi) - np.pi)
-    return np.exp(-((away / width) ** 2))
+    return np.asarray(np.exp(-((away / width) ** 2)))
 
 
 def graded(picture: Picture, stops: float = 0.0, balance: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Picture:
