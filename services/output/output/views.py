@@ -125,7 +125,7 @@ class GroupedPhotoView(BaseModel):
 
 
 class GroupView(BaseModel):
-    """Photos of one scene in the order of their times: a `burst`, or `near-duplicate`s. `best` has the highest `cull`."""
+    """Photos of one scene in the order of their times: a `burst` or `near-duplicate`s. `best` has the best `cull`."""
 
     kind: Kind
     best: UUID
