@@ -1,11 +1,13 @@
 """`just bench [idle|orchestration|flat|bridge|photos]`: figures of the whole stack, started on free ports.
-`just bench lut|gpu|cost|ocr|style [OPTIONS]`: figures of one part, without a stack; each tells its options by `--help`.
+`just bench analysis|detection|lut|gpu|cost|ocr|style [OPTIONS]`: figures of one part, without a stack; each tells its options by `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
     flat            CPU and time per job while the number of jobs grows to 100,000 (takes many minutes)
     bridge          what the bridge adds to a call on Modal, and how many calls one process watches
     photos          seconds per phase of the demo set, and photos/s
+    analysis        CPU milliseconds of each part of the analysis of a 24 MP photo
+    detection       precision and recall of the power line and exit sign detectors, over a known truth
     lut             a LUT over a picture on one core, beside Pillow, OpenColorIO, numba and torch
     gpu             every GPU engine at full size: items/s, memory, batches, precisions, share of the card's roofline
     ocr             each OCR engine that runs here on school papers: CER, WER, fields, CPU seconds per page
@@ -40,6 +42,8 @@ JOBS, SINGLES = 3000, 200
 FLAT = (1_000, 10_000, 100_000)
 REST_S = 40.0
 PARTS = {
+    "analysis": "tests.bench.analysis",
+    "detection": "tests.bench.detection",
     "lut": "tests.bench.lut",
     "gpu": "tests.bench.gpu",
     "cost": "tests.bench.cost",

@@ -7,9 +7,10 @@ others use the machine; what the whole takes is measured by itself, not added up
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -41,8 +42,11 @@ PHOTOS: Final = {
 # fmt: on
 
 
-def measure() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Print a row per photo: each part, then the whole."""
+    parser = argparse.ArgumentParser(prog="bench analysis", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=RUNS, help="of each part; the best counts")
+    runs = parser.parse_args(arguments).runs
     cv2.setNumThreads(1)
     heads = ("decode", "faces", "eyes", "wires", "signs", "quality", "horizon", "phash", "all")
     print(f"CPU ms, {os.cpu_count()} cores  MB  " + "".join(f"{head:>9}" for head in heads))
@@ -62,7 +66,7 @@ def measure() -> None:
             partial(phash, grey),
             partial(analyze, data),
         )
-        row = "".join(f"{cpu_ms(part):9.1f}" for part in parts)
+        row = "".join(f"{cpu_ms(part, runs):9.1f}" for part in parts)
         print(f"  {name:<15} {len(data) / 1e6:4.1f}  {row}", flush=True)
 
 
@@ -83,10 +87,10 @@ def _quality(grey: Pixels) -> list[dict[str, Any]]:
     return [blur(grey), exposure(grey), noise(grey)]
 
 
-def cpu_ms(part: Callable[[], object]) -> float:
+def cpu_ms(part: Callable[[], object], runs: int) -> float:
     """The least CPU time of some runs, in milliseconds."""
     took = []
-    for _ in range(RUNS):
+    for _ in range(runs):
         start = time.process_time()
         part()
         took.append(time.process_time() - start)

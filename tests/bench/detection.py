@@ -11,7 +11,8 @@ Everything is seeded: two runs print the same. Takes about a minute and needs no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Final
@@ -52,8 +53,9 @@ class Scene:
     truth: Pixels
 
 
-def measure() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Print a table for each detector."""
+    argparse.ArgumentParser(prog="bench detection", description=(__doc__ or "").splitlines()[0]).parse_args(arguments)
     print("power lines                    scenes   found   recall  precision")
     for name, scenes in BACKGROUNDS.items():
         _tell_wires(name, list(with_wires(scenes)))

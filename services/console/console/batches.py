@@ -50,6 +50,30 @@ class Acted(Read):
     jobs: int
 
 
+class GroupedPhoto(Read):
+    """A photo by its job; `cull` is 0 to 100."""
+
+    job_id: UUID
+    captured_at: datetime | None = None
+    cull: float = 0.0
+
+
+class Group(Read):
+    """Photos of one scene: a `burst` or `near-duplicate`s; `best` is the job of the best of them."""
+
+    kind: str
+    best: UUID
+    photos: list[GroupedPhoto] = []
+
+
+class Groups(Read):
+    """The groups of a batch, of which `photos` photos have been analysed."""
+
+    batch_id: UUID
+    photos: int = 0
+    groups: list[Group] = []
+
+
 async def create(api: Client, name: str) -> Batch:
     """A new, empty batch. Uploads name it in their field `batch`."""
     return Batch.model_validate(await api.post("/v1/batches", {"name": name}))
@@ -63,6 +87,11 @@ async def newest(api: Client, limit: int) -> list[Batch]:
 async def show(api: Client, batch_id: UUID) -> Batch:
     """One batch as it stands. Raises Refused (NOT_FOUND), Unreachable."""
     return Batch.model_validate(await api.get(f"/v1/batches/{batch_id}"))
+
+
+async def groups(api: Client, batch_id: UUID) -> Groups:
+    """Which photos of the batch show the same scene. Raises Refused, Unreachable."""
+    return Groups.model_validate(await api.get(f"/v1/batches/{batch_id}/groups"))
 
 
 async def act(api: Client, batch_id: UUID, what: Act, reason: str) -> Acted:

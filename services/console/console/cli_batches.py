@@ -71,6 +71,22 @@ def show(
 
 
 @app.command()
+def groups(
+    ctx: typer.Context,
+    batch: Batch,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """Show which photos of a batch were taken in a burst or look alike, and the best of each."""
+    found = run(ctx, url, api_key, lambda api: batches.groups(api, batch))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        out(rendering.batch_groups(found))
+
+
+@app.command()
 def cancel(
     ctx: typer.Context,
     batch: Batch,

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from console.acting import Acted, History
-from console.batches import Batch
+from console.batches import Batch, Groups
 from console.jobs import Artifact, Error, Job, Phase
 from console.submitting import Submission
 from contracts.jobs import Status
@@ -219,6 +219,22 @@ def batch_list(batches: Sequence[Batch], now: datetime) -> RenderableType:
             _line(batch.name or ""),
         )
     return table if batches else Text("No batches.", "dim")
+
+
+def batch_groups(found: Groups) -> RenderableType:
+    """One line per photo of a group, the best of each marked."""
+    table = grid("group", "kind", "", "score", "taken", "job")
+    for number, group in enumerate(found.groups, 1):
+        for photo in group.photos:
+            table.add_row(
+                str(number),
+                group.kind,
+                Text("best" if photo.job_id == group.best else "", "green"),
+                f"{photo.cull:.1f}",
+                f"{photo.captured_at:%Y-%m-%d %H:%M:%S}" if photo.captured_at else "",
+                str(photo.job_id),
+            )
+    return table if found.groups else Text(f"No photos that belong together, of {found.photos} analysed.", "dim")
 
 
 def batch_detail(batch: Batch) -> RenderableType:

@@ -12,7 +12,8 @@ from rich.console import Console, RenderableType
 
 from console import rendering
 from console.acting import History, Step
-from console.batches import Batch, Counts
+from console.batches import Batch, Counts, GroupedPhoto, Groups
+from console.batches import Group as PhotoGroup
 from console.jobs import Artifact, Error, ItemCounts, Job, Phase
 from console.submitting import Submission
 from contracts.jobs import Status
@@ -158,6 +159,17 @@ def test_the_list_says_why_a_job_failed_or_what_it_waits_for() -> None:
     shown = text(rendering.job_list([failed, job(waiting_on="queued behind 40 jobs")], NOW))
     assert "IMAGE_CORRUPT" in shown
     assert "queued behind 40 jobs" in shown
+
+
+def test_groups_mark_the_best_photo_of_each() -> None:
+    one, two = GroupedPhoto(job_id=UUID(int=1), cull=55.5), GroupedPhoto(job_id=UUID(int=2), captured_at=NOW, cull=81)
+    found = Groups(batch_id=UUID(int=9), photos=7, groups=[PhotoGroup(kind="burst", best=two.job_id, photos=[one, two])])
+    lines = text(rendering.batch_groups(found), width=120).splitlines()
+    (best,) = (line for line in lines if "best" in line)
+    assert str(two.job_id) in best
+    assert "81.0" in best
+    assert sum("burst" in line for line in lines) == 2
+    assert "of 7 analysed" in text(rendering.batch_groups(Groups(batch_id=UUID(int=9), photos=7)))
 
 
 def test_a_batch_counts_its_jobs_and_says_how_far_it_is() -> None:
