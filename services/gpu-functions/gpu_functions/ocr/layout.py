@@ -22,7 +22,7 @@ from gpu_functions.ocr.level import Level
 from gpu_functions.ocr.lines import Floats, Found
 from gpu_functions.ocr.scan import Scan
 
-GUTTER: Final = 0.8  # of white between two columns of text: found boxes reach a third beyond their letters
+GUTTER: Final = 0.55  # of white between two columns of text: found boxes reach beyond their letters
 PARAGRAPH: Final = 0.45  # of white between two paragraphs, at least
 LOOSE: Final = 0.35  # and this much more than is usual around it
 LARGER: Final = 1.15  # a title's letters than the body's: bold ones are wider, large ones both

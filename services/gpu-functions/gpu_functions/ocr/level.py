@@ -13,6 +13,8 @@ from gpu_functions.ocr.lines import Floats, Found
 from gpu_functions.ocr.scan import Scan
 
 SKEW_MAX: Final = 20.0  # degrees; more is no page that lies crooked, but something else
+REFINED_SIDE: Final = 1000  # pixels
+REFINED_STEPS: Final = 0.15, 0.03  # degrees
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Level:
     def of(cls, found: Sequence[Found], pixels: Scan) -> Level:
         """The page with the lines `found` on `pixels`."""
         height, width = pixels.shape[:2]
-        skew = slope(found)
+        skew = refined(pixels, slope(found)) if found else 0.0
         there = cv2.getRotationMatrix2D((width / 2, height / 2), skew, 1.0).astype(float)
         back = cv2.invertAffineTransform(there).astype(float)
         return cls(tuple(line.turned(there) for line in found), (width, height), skew, line_height(found), there, back)
@@ -49,11 +51,35 @@ class Level:
 
 
 def slope(lines: Sequence[Found]) -> float:
-    """By how many degrees clockwise the lines slope: the median, each weighing as much as it is long."""
+    """By how many degrees clockwise the lines slope: the median, each weighing as its length squared.
+
+    A quad's corners are whole pixels of a shrunk page, so that short lines tell angles of their own.
+    """
     sides = np.array([line.quad[1] - line.quad[0] + line.quad[2] - line.quad[3] for line in lines]).reshape(-1, 2)
     angles = np.degrees(np.arctan2(sides[:, 1], sides[:, 0]))
     near = np.abs(angles) < SKEW_MAX
-    return round(_median(angles[near], np.hypot(*sides[near].T)), 3) if near.any() else 0.0
+    return round(_median(angles[near], (sides[near] ** 2).sum(axis=1)), 3) if near.any() else 0.0
+
+
+def refined(pixels: Scan, skew: float) -> float:
+    """The slope near `skew` at which rows of pixels differ most from row to row (after Postl, 1986).
+
+    What lines of print tell is right to a third of a degree; a rule one pixel thin asks for a tenth of that.
+    """
+    shrink = min(1.0, REFINED_SIDE / max(pixels.shape[:2]))
+    small = cv2.resize(
+        cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA
+    )
+    height, width = small.shape
+
+    def sharpness(angle: float) -> float:
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
+        turned = cv2.warpAffine(small, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return float((np.diff(turned.mean(axis=1)) ** 2).sum())
+
+    for reach in REFINED_STEPS:
+        skew = max((skew + reach * step for step in (0, -1, 1, -2, 2, -3, 3)), key=sharpness)
+    return round(skew, 3)
 
 
 def line_height(lines: Sequence[Found]) -> float:

@@ -72,19 +72,25 @@ class PaddleOcr:
         """See Engine. Raises IMAGE_CORRUPT, IMAGE_TOO_LARGE."""
         wanted = scan.OcrParameters.model_validate(parameters)
         pixels, size = scan.opened(inputs, wanted.max_side)
-        upright, found, rotation = self._upright.turned(np.ascontiguousarray(pixels[..., ::-1]), self._look)
+        upright, found, rotation = self._upright.turned(np.ascontiguousarray(pixels[..., ::-1]), self._look, _sure)
         page = layout.page(found, upright, NAME, size, rotation, wanted.languages)
         return scan.outputs(page), scan.facts(page)
 
     def _look(self, pixels: scan.Scan) -> list[Found]:
         """What is read on a page. The words within a line are told by their length: nothing better is said."""
-        (told,) = self._pipeline.predict(pixels)
+        (told,) = self._pipeline.predict(
+            pixels, text_det_limit_side_len=shipped.detected_side(pixels.shape[1], pixels.shape[0])
+        )
         quads = directed([np.asarray(quad, np.float64) for quad in told["rec_polys"]])
         return [
             Found(quad, text, min(1.0, float(sure)))
             for quad, text, sure in zip(quads, told["rec_texts"], told["rec_scores"], strict=True)
             if text.strip()
         ]
+
+
+def _sure(_: scan.Scan, found: list[Found]) -> float:
+    return sum(line.confidence or 0.0 for line in found) / max(1, len(found))
 
 
 def _library() -> Any:

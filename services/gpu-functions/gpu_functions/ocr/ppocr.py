@@ -1,7 +1,8 @@
 """The engine `ppocr-onnx`: PP-OCRv6 small on a CPU, by onnxruntime, with the models that ship in rapidocr's wheel.
 
-Text is found on the page shrunk to 960 pixels and read at full size, each line for itself: padding short lines
-to the width of long ones, as batches are, costs half as much again and reads no better (docs/quality.md).
+Text is found on the page shrunk to 960 pixels (of A4; a receipt has more) and read at full size, each line for
+itself: padding short lines to the width of long ones, as batches are, costs half as much again and reads no better
+(docs/quality.md).
 """
 
 from __future__ import annotations
@@ -53,13 +54,18 @@ class PpOcr:
 
     def upright(self, pixels: scan.Scan) -> tuple[scan.Scan, list[Found], int]:
         """The page upright and in BGR, where text is on it, and by how many degrees clockwise it was turned."""
-        return self._upright.turned(np.ascontiguousarray(pixels[..., ::-1]), self._look)
+        return self._upright.turned(np.ascontiguousarray(pixels[..., ::-1]), self._look, self._sure)
 
     def _look(self, pixels: scan.Scan) -> list[Found]:
         """Where text is; nothing of it is read yet."""
+        self._find.limit_side_len = shipped.detected_side(pixels.shape[1], pixels.shape[0])
         boxes = self._find(pixels).boxes
         quads = directed([np.asarray(box, np.float64) for box in boxes]) if boxes is not None else []
         return [Found(quad) for quad in quads]
+
+    def _sure(self, pixels: scan.Scan, spots: list[Found]) -> float:
+        """The mean confidence of these lines; what is not read has none."""
+        return sum(line.confidence or 0.0 for line in self._read(pixels, spots)) / max(1, len(spots))
 
     def _read(self, pixels: scan.Scan, spots: list[Found]) -> Iterator[Found]:
         """What stands in each spot; what is empty or unsure is not told."""

@@ -6,11 +6,13 @@ rapidocr downloads what it is not given: here each part is given its file by nam
 from __future__ import annotations
 
 import logging
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-DETECTED_SIDE: Final = 960  # pixels of the page on which text is looked for; 2.8 GB without a limit
+DETECTED_SIDE: Final = 960  # pixels of an A4 page's longer side, on which text is looked for; 2.8 GB without a limit
+DETECTED_SIDE_MAX: Final = 4000
 LINE_HEIGHT: Final = 48  # pixels, as the models were trained
 
 # fmt: off
@@ -29,6 +31,13 @@ _SETTINGS: Final[dict[str, Any]] = {
     "Rec.rec_batch_num":                             1,
 }
 # fmt: on
+
+
+def detected_side(width: int, height: int) -> int:
+    """The longer side to shrink a page to: as many pixels in all as A4 has at 960, so that a receipt stays legible."""
+    longer, shorter = max(width, height), max(1, min(width, height))
+    stretched = max(1.0, longer / shorter / math.sqrt(2))
+    return min(DETECTED_SIDE_MAX, round(DETECTED_SIDE * math.sqrt(stretched)))
 
 
 def folder() -> Path:

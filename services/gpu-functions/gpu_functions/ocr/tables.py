@@ -20,6 +20,7 @@ from gpu_functions.ocr.scan import Scan
 
 CELLS_MAX: Final = 4000
 TABLES_MAX: Final = 40  # of a page, those with the most cells
+CONTRAST: Final = 14.0  # of a rule to its paper, levels of 255
 LINES_PER_CELL_MAX: Final = 12  # more is a frame around text, and no cell
 ROWS_MIN: Final = 3  # of an aligned table
 ROW_PITCH_MAX: Final = 3.0  # heights of a line from one row to the next
@@ -76,17 +77,19 @@ def aligned(lines: Sequence[Found], em: float) -> tuple[list[Grid], list[Found]]
 
 
 def _rules(gray: Scan, em: float) -> npt.NDArray[np.uint8]:
-    """A mask of long straight lines, level and upright; letters' own strokes are shorter than that."""
-    block = 2 * max(7, round(em / 2)) + 1
-    dark = cv2.adaptiveThreshold(
-        cv2.blur(gray, (3, 3)), 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, block, 10
-    )
+    """A mask of long straight lines, level and upright; letters' own strokes are shorter than that.
+
+    A rule is thin across (a black hat finds it beside any text) and steady along (an average drowns the noise).
+    """
     mask = np.zeros(gray.shape, np.uint8)
-    for along, across in ((round(4 * em), 1), (1, round(2 * em))):
-        shape = cv2.getStructuringElement(cv2.MORPH_RECT, (max(along, 1), max(across, 1)))
-        gap = (max(1, along // 16), max(1, across // 16))
-        joined = cv2.morphologyEx(dark, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_RECT, gap))
-        mask = mask | np.asarray(cv2.morphologyEx(joined, cv2.MORPH_OPEN, shape), np.uint8)
+    for turned, long in ((False, 4 * em), (True, 2 * em)):
+        page = np.ascontiguousarray(gray.T) if turned else gray
+        thin = cv2.morphologyEx(page, cv2.MORPH_BLACKHAT, np.ones((max(5, round(em / 3)), 1), np.uint8))
+        steady = cv2.blur(thin, (max(3, round(em / 3)), 1))
+        dark = (steady > CONTRAST + 1.5 * float(np.median(thin))).astype(np.uint8)
+        joined = cv2.morphologyEx(dark, cv2.MORPH_CLOSE, np.ones((1, max(1, round(em / 8))), np.uint8))
+        found = np.asarray(cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((1, max(1, round(long))), np.uint8)))
+        mask |= np.asarray(found.T if turned else found, np.uint8)
     reach = 2 * max(1, round(em / 12)) + 1  # rules that almost meet
     return np.asarray(cv2.dilate(mask, np.ones((reach, reach), np.uint8)), np.uint8)
 

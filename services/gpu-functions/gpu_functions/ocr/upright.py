@@ -1,6 +1,7 @@
 """Which way up a page is: on its side when its lines stand, on its head when its longest lines say so.
 
-Whether a line stands on its head is asked of the small model that ships for that; one line may err, most do not.
+Whether a line stands on its head is asked of the small model that ships for that. It errs on pages of short words:
+so the page is turned to try, and stays turned only when its longest lines are read with more confidence than before.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ ON_END: Final = 1.5  # a box that is higher than wide by this much holds text th
 ASKED: Final = 12  # lines that are asked whether they stand on their head
 RATIO_MAX: Final = 60.0  # of a line's length to its height: a longer one is squeezed, and memory stays bounded
 
-Look = Callable[[Scan], list[Found]]
+Look = Callable[[Scan], list[Found]]  # where text is on a page
+Sure = Callable[[Scan, list[Found]], float]  # the mean confidence with which these lines are read
 
 
 class Upright:
@@ -31,23 +33,29 @@ class Upright:
 
         self._judge = TextClassifier(config.Cls)
 
-    def turned(self, pixels: Scan, look: Look) -> tuple[Scan, list[Found], int]:
+    def turned(self, pixels: Scan, look: Look, sure: Sure) -> tuple[Scan, list[Found], int]:
         """The page upright, what `look` finds on it, and by how many degrees clockwise it was turned."""
         found, rotation = look(pixels), 0
         if _stand(found):
             pixels, rotation = np.ascontiguousarray(np.rot90(pixels, -1)), 90
             found = look(pixels)
         if self._on_its_head(pixels, found):
-            pixels, rotation = np.ascontiguousarray(np.rot90(pixels, 2)), rotation + 180
-            found = look(pixels)
+            other = np.ascontiguousarray(np.rot90(pixels, 2))
+            seen = look(other)
+            if sure(other, longest(seen)) > sure(pixels, longest(found)):
+                pixels, found, rotation = other, seen, rotation + 180
         return pixels, found, rotation
 
     def _on_its_head(self, pixels: Scan, found: Sequence[Found]) -> bool:
-        longest = sorted(found, key=lambda line: -line.size[0])[:ASKED]
-        if not longest:
+        if not found:
             return False
-        answers = self._judge([strip(pixels, line.quad) for line in longest]).cls_res or ()
+        answers = self._judge([strip(pixels, line.quad) for line in longest(found)]).cls_res or ()
         return sum((score if label == "180" else -score) for label, score in answers) > 0
+
+
+def longest(found: Sequence[Found]) -> list[Found]:
+    """The lines that are asked for all."""
+    return sorted(found, key=lambda line: -line.size[0])[:ASKED]
 
 
 def directed(quads: Sequence[Floats]) -> list[Floats]:

@@ -136,6 +136,23 @@ def test_a_photographed_page_is_read_though_it_slopes(reader: PpOcr) -> None:
     assert right_fields(paper, page) == (6, 6)
 
 
+def test_a_receipt_is_read_though_it_is_long(reader: PpOcr) -> None:
+    paper = papers.small()
+    fields = paper.pixels[112:240, 60:360]
+    long = np.vstack([np.full((1100, 300, 3), 250, np.uint8), fields, np.full((1100, 300, 3), 250, np.uint8)])
+    text = papers.flat(render.text(papers.page_of(reader.run({"image": papers.png(long)}, {})[0])))
+    assert text == " ".join(f"{label}: {value}" for label, value in paper.fields.values())
+
+
+def test_a_page_of_short_words_is_not_turned_on_its_head(reader: PpOcr) -> None:
+    """The model that judges lines is wrong about these."""
+    pixels = np.full((300, 500, 3), 255, np.uint8)
+    for y in range(40, 290, 40):
+        for x in range(20, 400, 150):
+            cv2.putText(pixels, f"ab{x % 7}", (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (0, 0, 0), 2)
+    assert reader.run({"image": papers.png(pixels)}, {})[1]["rotation"] == 0
+
+
 def test_a_page_without_text_has_no_blocks(reader: PpOcr) -> None:
     outputs, facts = reader.run({"image": papers.png(np.full((300, 200, 3), 250, np.uint8))}, {})
     page = papers.page_of(outputs)
