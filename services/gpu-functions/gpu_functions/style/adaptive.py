@@ -16,7 +16,7 @@ import numpy.typing as npt
 from contracts.errors import SafelightError, error
 from gpu_functions.engine import Facts
 from gpu_functions.images import Pixels
-from gpu_functions.style import bundle, cube, grid
+from gpu_functions.style import cube, grid
 
 # fmt: off
 OPERATORS: Final = frozenset({
@@ -28,6 +28,7 @@ OPERATORS: Final = frozenset({
 })
 # fmt: on
 NODES_MAX: Final = 512
+_LENGTH: Final = bytes(4)  # the upper half of a safetensors header's length; no text has such bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,11 @@ def look_of(lut: bytes, pixels: Pixels) -> Look:
 
     Of a learnt style `confidence` is the share of the picture's colours that the pairs had shown.
     """
-    if not bundle.is_bundle(lut):
+    if lut[4:8] != _LENGTH:
         given = cube.parse(lut)
         return Look(given, {"kind": "fixed", "lut_size": int(given.table.shape[0])})
+    from gpu_functions.style import bundle  # here and not above: a .cube needs neither OpenCV nor safetensors
+
     style = bundle.read(lut)
     thumbnail = bundle.thumbnail(pixels)
     facts: Facts = {"kind": "fixed", "lut_size": grid.SIZE}
