@@ -384,6 +384,8 @@ def _error_of(problem: Exception) -> ItemError:
 
 
 def _is_out_of_memory(problem: Exception) -> bool:
-    return isinstance(problem, MemoryError) or (
-        type(problem).__module__ == "cv2" and getattr(problem, "code", None) == _OPENCV_NO_MEMORY
+    return (
+        isinstance(problem, MemoryError)
+        or type(problem).__name__ == "OutOfMemoryError"  # torch's, of a card's memory
+        or (type(problem).__module__ == "cv2" and getattr(problem, "code", None) == _OPENCV_NO_MEMORY)
     )

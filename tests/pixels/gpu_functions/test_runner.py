@@ -163,6 +163,10 @@ def test_missing_roles_are_named(storage: Storage, astronaut: Any) -> None:
     assert (code, "'image'" in detail) == ("MESSAGE_INVALID", True)
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch calls it when a card's memory is full."""
+
+
 class Broken:
     """An engine with a bug whose exception quotes what must not get out."""
 
@@ -170,11 +174,18 @@ class Broken:
         pass
 
     def run(self, inputs: Any, parameters: Any, work: Any) -> tuple[dict[str, Output], Facts]:
-        raise {"bug": RuntimeError, "memory": MemoryError}[parameters["how"]](f"private: {inputs['image']!r}")
+        raise {"bug": RuntimeError, "memory": MemoryError, "card": OutOfMemoryError}[parameters["how"]](
+            f"private: {inputs['image']!r}"
+        )
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "name"), [("bug", "INTERNAL", "RuntimeError"), ("memory", "DECODE_LIMIT", "MemoryError")]
+    ("how", "code", "name"),
+    [
+        ("bug", "INTERNAL", "RuntimeError"),
+        ("memory", "DECODE_LIMIT", "MemoryError"),
+        ("card", "DECODE_LIMIT", "OutOfMemoryError"),
+    ],
 )
 def test_a_bug_is_reported_by_its_class_only(storage: Storage, how: str, code: str, name: str) -> None:
     catalog = (EngineRow("break", "broken", 1, "cpu", f"{__name__}:Broken"),)
