@@ -28,7 +28,7 @@ def photos(side: int = 480) -> list[tuple[Picture, Picture]]:
     whole = [np.asarray(getattr(data, name)()) for name in _SHIPPED]
     whole += [np.asarray(data.stereo_motorcycle()[0])]  # type: ignore[no-untyped-call]
     whole += [np.asarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
-    whole.append(np.asarray(cbook.get_sample_data("grace_hopper.jpg")))
+    whole.append(np.asarray(cv2.imread(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))))[..., ::-1])
     return [_halves(picture[..., :3], side) for picture in whole]
 
 
