@@ -1,5 +1,5 @@
 """`just bench [idle|orchestration|flat|bridge|photos]`: figures of the whole stack, started on free ports.
-`just bench analysis|detection|lut|gpu|cost|ocr|style [OPTIONS]`: figures of one part, without a stack; each tells its options by `--help`.
+`just bench analysis|detection|lut|gpu|cost|ocr|style [OPTIONS]`: one part, no stack; `--help` tells its options.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task

@@ -63,7 +63,7 @@ class Group(Read):
 
     kind: str
     best: UUID
-    photos: list[GroupedPhoto] = []
+    photos: tuple[GroupedPhoto, ...] = ()
 
 
 class Groups(Read):
@@ -71,7 +71,7 @@ class Groups(Read):
 
     batch_id: UUID
     photos: int = 0
-    groups: list[Group] = []
+    groups: tuple[Group, ...] = ()
 
 
 async def create(api: Client, name: str) -> Batch:

@@ -163,7 +163,8 @@ def test_the_list_says_why_a_job_failed_or_what_it_waits_for() -> None:
 
 def test_groups_mark_the_best_photo_of_each() -> None:
     one, two = GroupedPhoto(job_id=UUID(int=1), cull=55.5), GroupedPhoto(job_id=UUID(int=2), captured_at=NOW, cull=81)
-    found = Groups(batch_id=UUID(int=9), photos=7, groups=[PhotoGroup(kind="burst", best=two.job_id, photos=[one, two])])
+    group = PhotoGroup(kind="burst", best=two.job_id, photos=(one, two))
+    found = Groups(batch_id=UUID(int=9), photos=7, groups=(group,))
     lines = text(rendering.batch_groups(found), width=120).splitlines()
     (best,) = (line for line in lines if "best" in line)
     assert str(two.job_id) in best

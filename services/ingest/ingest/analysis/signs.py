@@ -48,6 +48,7 @@ HUES: Final = {
 # fmt: on
 COLOURED: Final = (110, 60)  # least saturation and value of 255: a printed or lit safety colour, not brick or foliage
 LIGHT: Final = (80, 150)  # most saturation and least value: white, grey or yellowed by lamp light
+LIGHT_MIN: Final = 0.04  # of a candidate must be light: thin letters on a tilted plate are 0.07
 HEIGHT_MIN: Final = 14  # pixels: the letters of a lower plate run together
 UPRIGHT: Final = 48  # pixels of height at which letters are looked at: strokes are then 3 to 8 wide
 TILT_MAX: Final = 20  # degrees
@@ -138,6 +139,8 @@ def _is_sign(plate: _Plate, hsv: Pixels) -> bool:
     centre, w, h, tilt = _rectangle(plate.outline)
     box = _inside(_Box(*cv2.boundingRect(plate.outline)), hsv.shape[1], hsv.shape[0])
     hsv = np.ascontiguousarray(hsv[box.y : box.y + box.height, box.x : box.x + box.width])
+    if np.count_nonzero(hsv[..., 2] >= LIGHT[1]) < LIGHT_MIN * box.width * box.height:
+        return False  # before the costly turning: most candidates are roofs, dresses, berries
     centre = (centre[0] - box.x, centre[1] - box.y)
     w, h = w - 2 * RIM * h, h - 2 * RIM * h
     scale = UPRIGHT / h
