@@ -18,8 +18,10 @@ from gpu_functions.catalog import choose
 from gpu_functions.engine import Facts, Output
 from gpu_functions.ocr import render
 from gpu_functions.ocr.ppocr import PpOcr
+from gpu_functions.runner import Runner
 from tests.bench.ocr import right_fields
 from tests.documents import school
+from tests.pixels.gpu_functions.conftest import Storage
 from tests.pixels.gpu_functions.ocr import papers
 
 Read = tuple[school.Paper, dict[str, Output], Facts]
@@ -212,3 +214,15 @@ def test_the_cpu_is_who_reads_where_no_weights_are() -> None:
     chosen = choose("ocr.read", "gpu")
     assert chosen.row.label == "ppocr-onnx@1"
     assert [passed.partition(":")[0] for passed in chosen.passed_over] == ["paddleocr-vl@1", "paddleocr@1"]
+
+
+def test_a_call_answers_with_objects_and_numbers_and_no_word_of_the_page(storage: Storage) -> None:
+    paper = papers.small()
+    item = storage.item("page", image=papers.png(paper.pixels[:280]))
+    item = item.model_copy(update={"outputs": {role: storage.target(f"page.{role}") for role in ("ocr", "markdown")}})
+    answer = Runner("cpu").run(storage.request("ocr.read", storage.marked(item)))
+    assert answer.engine == "ppocr-onnx@1"
+    assert answer.items[0].error is None
+    assert paper.fields["name"][1] in storage.objects["page.markdown"].decode()
+    told = [answer.model_dump_json().encode(), storage.objects["page.progress"], storage.objects["page.result"]]
+    assert not any(word.encode() in one for word in paper.text.split() if len(word) > 5 for one in told)
