@@ -35,6 +35,7 @@ from tests.bench.cards import Card, card_of
 from tests.bench.gpu_work import HEAVY, WHOLE, Absent, Heavy, Network, place_of
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32)
+EMULATED_MAX: Final = 1e11  # FLOPs: a CPU without narrow types takes minutes for more
 COMPILED: Final = 4  # the batch that compiling is tried at: it takes a minute for each
 RUNS: Final = 5
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -188,7 +189,7 @@ def _heavy(bench: Bench, row: EngineRow, place: Place) -> Iterator[str]:
     network = heavy.network(_loaded(row, place))
     flops = _flops(heavy, network, bench)
     for variant in VARIANTS:
-        if not _applies(variant, heavy, bench):
+        if not _applies(variant, heavy, bench) or (bench.small and variant.half and flops > EMULATED_MAX):
             continue
         ready = _prepared(network, variant)
         for batch in (1,) if bench.small else (COMPILED,) if variant.compiled else BATCHES:
