@@ -8,7 +8,7 @@ that an idle worker stays small and an image that lacks the packages of one engi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -95,6 +95,9 @@ CATALOG: Final = (
 # fmt: on
 
 
+NOBODY: Final[Mapping[EngineRow, str]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The engine that does the work, and why those before it do not: `engine@version: reason`."""
@@ -109,9 +112,11 @@ def choose(
     catalog: Sequence[EngineRow] = CATALOG,
     version: int = 1,
     shelf: Shelf = EMPTY,
+    unable: Mapping[EngineRow, str] = NOBODY,
 ) -> Choice:
     """Who does version `version` of `function` on `device`; on a "gpu" the CPU's engines come after its own.
 
+    `unable` are those that turned out not to run here when they were loaded, and why.
     Raises FUNCTION_UNKNOWN, ENGINE_UNAVAILABLE when none of its engines can run here; the name is not repeated.
     """
     known = [row for row in catalog if row.function == function]
@@ -124,7 +129,7 @@ def choose(
     passed: list[str] = []
     for able in (device, "cpu") if device == "gpu" else (device,):
         for row in (row for row in serving if row.device == able):
-            why = row.lacks(shelf)
+            why = unable.get(row) or row.lacks(shelf)
             if why is None:
                 return Choice(row, tuple(passed))
             passed.append(f"{row.label}: {why}")

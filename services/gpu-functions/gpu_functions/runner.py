@@ -76,6 +76,7 @@ class Runner:
         self.gpu = gpu
         self._catalog = catalog
         self._engines: dict[EngineRow, Engine] = {}
+        self._unable: dict[EngineRow, str] = {}  # until this process ends: who mends it starts another
         self._cold = True
         self.tell_s = tell_s
         self.born_s = BORN_S
@@ -96,10 +97,9 @@ class Runner:
         started_at = datetime.now(UTC)
         answer = CallResponse(call_id=request.call_id, function=request.function, device=self._device)
         try:
-            choice = choose(request.function, self._device, self._catalog, request.function_version, self._shelf)
+            choice = self.choose(request)
             row = choice.row
-            device = self.gpu if row.device == "gpu" else row.device
-            answer = answer.model_copy(update={"engine": row.label, "device": device})
+            answer = answer.model_copy(update={"engine": row.label, "device": self.device(row)})
             left_s = (request.deadline - started_at).total_seconds()
             if left_s <= 0:
                 raise _late()
@@ -113,26 +113,46 @@ class Runner:
             parent_of(request.traceparent),
             function=request.function,
             engine=row.label,
-            device=device,
+            device=self.device(row),
             items=len(request.items),
         ) as span:
-            call = _Call(self, request, choice, device, spans, span, progress, owner or request.call_id, boot_s)
+            call = _Call(self, request, choice, spans, span, progress, owner or request.call_id, boot_s)
             late = not self._within(left_s, call)
             if late:
                 span.attributes["error.code"] = "CALL_DEADLINE"
+            span.attributes |= {"engine": call.row.label, "device": self.device(call.row)}
         # Copies: a thread that was left behind may still add to the originals.
         results, records = list(call.results), list(spans.records)
         missing = _as_data(_late() if late else error("INTERNAL"))
         results += [ItemResult(id=item.id, error=missing) for item in request.items[len(results) :]]
+        ran = {"engine": call.row.label, "device": self.device(call.row)}
         return answer.model_copy(
-            update={"items": results, "spans": records, "usage": _usage(started_at, boot_s, self.machine)}
+            update=ran | {"items": results, "spans": records, "usage": _usage(started_at, boot_s, self.machine)}
         )
 
-    def engine(self, row: EngineRow) -> Engine:
-        """The engine of `row`, loaded at its first use."""
-        if row not in self._engines:
-            self._engines[row] = row.load(self._shelf)
-        return self._engines[row]
+    def choose(self, request: CallRequest) -> Choice:
+        """Who does it. Raises FUNCTION_UNKNOWN, ENGINE_UNAVAILABLE."""
+        asked = request.function, self._device, self._catalog, request.function_version
+        return choose(*asked, self._shelf, self._unable)
+
+    def device(self, row: EngineRow) -> str:
+        """What an engine computes on, as answers name it."""
+        return self.gpu if row.device == "gpu" else row.device
+
+    def engine(self, request: CallRequest, choice: Choice) -> tuple[Engine, Choice]:
+        """The engine of a choice, loaded at its first use; of the next one when it turns out not to run here.
+
+        Raises ENGINE_UNAVAILABLE when no other can, and what else an engine's loading raises.
+        """
+        while choice.row not in self._engines:
+            try:
+                self._engines[choice.row] = choice.row.load(self._shelf)
+            except SafelightError as problem:
+                if problem.code not in ("ENGINE_UNAVAILABLE", "WEIGHTS_INVALID"):
+                    raise
+                self._unable[choice.row] = problem.detail
+                choice = self.choose(request)
+        return self._engines[choice.row], choice
 
     def _within(self, left_s: float, call: _Call) -> bool:
         """Let the call work in a thread of its own. False: its time is up, and the thread was left behind."""
@@ -175,15 +195,13 @@ class _Call:
         runner: Runner,
         request: CallRequest,
         choice: Choice,
-        device: str,
         spans: Spans,
         span: Span,
         progress: Progress,
         owner: str,
         boot_s: float | None,
     ) -> None:
-        self._runner, self._request, self._row, self._device = runner, request, choice.row, device
-        self._passed_over = choice.passed_over
+        self._runner, self._request, self._choice = runner, request, choice
         self._spans, self._span, self._progress = spans, span, progress
         self._owner, self._boot_s = owner, boot_s
         self._at_work: _Claimed | None = None
@@ -192,6 +210,11 @@ class _Call:
         self.results: list[ItemResult] = []
         self.stopped = threading.Event()
         self.broken: BaseException | None = None
+
+    @property
+    def row(self) -> EngineRow:
+        """The engine that does it."""
+        return self._choice.row
 
     def run(self) -> None:
         """Work on one item after the other. What is raised is kept in `broken`: a thread would print it."""
@@ -258,11 +281,13 @@ class _Call:
             inputs = {role: transfer.download(http, source) for role, source in item.inputs.items()}
             span.attributes["bytes"] = sum(map(len, inputs.values()))
         self._reached(index, DOWNLOADED)
-        with self._spans.span("gpu.engine", parent, item=index, engine=self._row.label):
+        with self._spans.span("gpu.engine", parent, item=index) as span:
+            engine, self._choice = self._runner.engine(self._request, self._choice)
+            span.attributes["engine"] = self.row.label
             work = _Watched(self, http, index, item)
-            outputs, facts = self._runner.engine(self._row).run(inputs, item.parameters, work)
-        if self._passed_over:
-            facts = {**facts, "engines_passed_over": list(self._passed_over)}
+            outputs, facts = engine.run(inputs, item.parameters, work)
+        if self._choice.passed_over:
+            facts = {**facts, "engines_passed_over": list(self._choice.passed_over)}
         self._reached(index, WORKED)
         unwritable = sorted(outputs.keys() - item.outputs.keys())
         if unwritable:
@@ -302,8 +327,8 @@ class _Call:
         result = Result(
             owner=self._owner,
             function=self._request.function,
-            engine=self._row.label,
-            device=self._device,
+            engine=self.row.label,
+            device=self._runner.device(self.row),
             item=ended,
             usage=_usage(claimed.since, boot_s, self._runner.machine),
             spans=[self._span.so_far(), *self._spans.records[claimed.first_span :]],

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from contracts.errors import SafelightError
+from contracts.errors import SafelightError, error
 from gpu_functions import weights
 from gpu_functions.catalog import CATALOG, EngineRow, choose
 from gpu_functions.engine import Facts, Output, Place
@@ -220,6 +220,13 @@ class Named:
         return {"image": Output(inputs["image"], "text/plain")}, {"weights": self._said}
 
 
+class NoCard:
+    """An engine whose library is here and finds no card."""
+
+    def __init__(self, place: Place) -> None:
+        raise error("ENGINE_UNAVAILABLE", "CUDA is not here")
+
+
 PATH = f"{__name__}:Named"
 ENGINES = (
     EngineRow("restore", "big", 1, "gpu", PATH, weights=("model.pth",)),
@@ -278,11 +285,32 @@ def test_what_may_not_be_used_commercially_runs_where_the_configuration_allows_i
     assert restored(storage, here)[0] == "big@1"
 
 
-def test_a_file_that_was_exchanged_is_not_loaded(storage: Storage, tmp_path: Path, hub: Hub) -> None:
+def test_an_engine_that_turns_out_not_to_run_is_passed_over_when_it_is_loaded(
+    storage: Storage, tmp_path: Path, hub: Hub
+) -> None:
     here = shelf(tmp_path, hub)
     here.pull("model.pth").write_bytes(MODEL[:-1] + b"x")
-    answer = Runner("gpu", ENGINES, shelf=here).run(storage.request("restore", storage.item("a", image=b"a photo")))
-    assert [item.error and item.error.code for item in answer.items] == ["WEIGHTS_INVALID"]
+    no_card = EngineRow("restore", "no-card", 1, "gpu", f"{__name__}:NoCard")
+    runner = Runner("gpu", (ENGINES[0], no_card, ENGINES[2]), shelf=here)
+    for name in ("a", "b"):  # the second knows it beforehand
+        answer = runner.run(storage.request("restore", storage.item(name, image=b"a photo")))
+        [item] = answer.items
+        assert (answer.engine, answer.device, item.error) == ("small@1", "cpu", None)
+        assert item.facts["engines_passed_over"] == [
+            "big@1: the weights model.pth are not the file that was pinned",
+            "no-card@1: CUDA is not here",
+        ]
+
+
+def test_when_no_other_engine_is_left_the_items_say_so(storage: Storage, tmp_path: Path, hub: Hub) -> None:
+    here = shelf(tmp_path, hub)
+    here.pull("model.pth").write_bytes(MODEL[:-1] + b"x")
+    runner = Runner("gpu", ENGINES[:1], shelf=here)
+    answer = runner.run(storage.request("restore", storage.item("a", image=b"a photo")))
+    assert [item.error and item.error.code for item in answer.items] == ["ENGINE_UNAVAILABLE"]
+    again = runner.run(storage.request("restore", storage.item("b", image=b"a photo")))
+    assert again.error
+    assert again.error.code == "ENGINE_UNAVAILABLE"
 
 
 def test_a_function_none_of_whose_engines_can_run_says_why_each() -> None:
