@@ -51,7 +51,6 @@ VOLUME: Final = "/weights"
 PACKAGES: Final = (
     "einops==0.8.2",
     "httpx==0.28.1",
-    "numba==0.68.1",
     "numpy==2.3.*",
     "onnx==1.23.2",
     "onnxruntime==1.31.1",

@@ -60,6 +60,7 @@ _PAGE: Final = {"ocr": "ocr.json", "markdown": "page.md"}
 _SCENE: Final = {"splat": "splat.ply", "turntable": "turntable.webp"}
 # An engine tells nothing while it works on one photo or page; training tells of each step.
 _PHOTO: Final = Clocks(queue_s=240, start_s=120, stall_s=120, run_s=240)
+_READING: Final = Clocks(queue_s=240, start_s=120, stall_s=480, run_s=600)  # the first call loads a server: 1 to 3 min
 _TRAINING: Final = Clocks(queue_s=600, start_s=300, stall_s=120, run_s=1800)
 _ANY: Final = ("box", "modal", "local")  # what is paid for already, what is paid for by the second, the CPU
 _CPU: Final = ("local",)
@@ -72,7 +73,7 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
     Function("style.import",   1, "import",  ("original",),    _CUBE,   (),       _PHOTO,    _CPU),
     Function("retouch.faces",  1, "retouch", ("image",),       _IMAGE,  (),       _PHOTO,    _ANY),
     Function("cleanup.remove", 1, "cleanup", ("image",),       _IMAGE,  (),       _PHOTO,    _ANY),
-    Function("ocr.read",       1, "ocr",     ("image",),       _PAGE,   (),       _PHOTO,    _ANY),
+    Function("ocr.read",       1, "ocr",     ("image",),       _PAGE,   (),       _READING,  _ANY),
     Function("splat.make",     1, "splat",   ("image",),       _SCENE,  (),       _PHOTO,    _ANY),
 )
 # fmt: on

@@ -34,6 +34,8 @@ JPEG_QUALITY: Final = 92
 
 # Kill the server when nobody holds the other end of stdin any more; end when it ends.
 _KEEPER: Final = 'exec 3<&0; "$@" </dev/null & child=$!; (read -r _ <&3; kill "$child") & wait "$child"'
+# What it is handed on of ours: where programs and libraries are, and which card. Nobody's tokens.
+_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES")
 _FLAGS: Final = (
     "--trust-remote-code",  # of files that are pinned, like the weights
     "--max-num-batched-tokens=16384",
@@ -59,7 +61,8 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": self._key},
+            env={name: os.environ[name] for name in _VARIABLES if name in os.environ}
+            | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": self._key},
         )
 
     def client(self) -> Client:
