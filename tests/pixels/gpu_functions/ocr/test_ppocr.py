@@ -220,7 +220,7 @@ def test_a_call_answers_with_objects_and_numbers_and_no_word_of_the_page(storage
     paper = papers.small()
     item = storage.item("page", image=papers.png(paper.pixels[:280]))
     item = item.model_copy(update={"outputs": {role: storage.target(f"page.{role}") for role in ("ocr", "markdown")}})
-    answer = Runner("cpu").run(storage.request("ocr.read", storage.marked(item)))
+    answer = Runner("cpu", tell_s=0).run(storage.request("ocr.read", storage.marked(item)))
     assert answer.engine == "ppocr-onnx@1"
     assert answer.items[0].error is None
     assert paper.fields["name"][1] in storage.objects["page.markdown"].decode()

@@ -130,8 +130,10 @@ def passed_over(shelf: Shelf) -> list[str]:
 # -- the gate -------------------------------------------------------------------------------
 
 
-def test_without_apples_package_the_relief_works_and_the_answer_says_why() -> None:
-    assert passed_over(EMPTY) == ["sharp@1: the package sharp is not installed"]
+def test_without_apples_package_the_relief_works_and_the_answer_says_why(shelf: Shelf) -> None:
+    assert passed_over(shelf) == ["sharp@1: the package sharp is not installed"]
+    [why] = passed_over(EMPTY)
+    assert "forbids commercial use" in why
 
 
 @pytest.mark.usefixtures("published")
