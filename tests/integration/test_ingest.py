@@ -171,7 +171,13 @@ async def test_an_upload_becomes_an_object_a_row_and_one_event(ingest: Ingest, n
     }
     received = UploadReceived.model_validate(event.body)
     assert received.original == ObjectRef.model_validate(original)
-    assert received.options == {"style": "warm-film@1", "style_strength": 0.5, "crop": "1:1", "straighten": True, "style_name": None}
+    assert received.options == {
+        "style": "warm-film@1",
+        "style_strength": 0.5,
+        "crop": "1:1",
+        "straighten": True,
+        "style_name": None,
+    }
     lut = received.attachments["lut"]
     assert sha256(await ingest.objects.get(lut.key)) == lut.sha256
 
