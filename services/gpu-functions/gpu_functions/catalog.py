@@ -70,6 +70,8 @@ CATALOG: Final = (
               packages=("torch",)),
     EngineRow("style.train",    "pairs-lut",      1, "cpu", "gpu_functions.style.train:PairsLut",      1_200,
               packages=("onnx", "scipy", "skimage")),
+    EngineRow("style.train",    "pairs-lut-torch", 1, "gpu", "gpu_functions.style.train:PairsLut",     2_000,
+              packages=("onnx", "scipy", "skimage", "torch")),
     EngineRow("style.import",   "cube-import",    1, "cpu", "gpu_functions.style.importing:CubeImport", 150),
     EngineRow("retouch.faces",  "skin-smoothing", 1, "cpu", "gpu_functions.faces.smoothing:SkinSmoothing", 600),
     EngineRow("retouch.faces",  "codeformer",     1, "gpu", "gpu_functions.faces.restoring:CodeFormer", 3500,

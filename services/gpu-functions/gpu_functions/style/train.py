@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, Field, JsonValue
@@ -26,16 +26,20 @@ from gpu_functions.style import bundle, cube, exposure, judge, learn, sheet
 from gpu_functions.style.align import Found
 from gpu_functions.style.checkpoint import Kept, Lying
 from gpu_functions.style.grid import Floats
-from gpu_functions.style.learn import ADAPTIVE, FIXED, Learnt, Lessons
+from gpu_functions.style.learn import ADAPTIVE, COURSE, FIXED, FOLDS_MAX, NETWORK, Course, Learnt, Lessons
 from gpu_functions.style.pairs import Archive, Pair
 from gpu_functions.style.prepare import Prepared, prepare
+
+if TYPE_CHECKING:
+    from gpu_functions.style.network import Network
 
 TRAINER: Final = "pairs-lut@1"
 PAIRS_MIN: Final = 5
 SHOWN: Final = 3  # pairs of the contact sheet
 THREADS_MAX: Final = 2  # cores that one training may take
 PREPARED: Final = 0.4  # of the whole, when all pairs are read; then all ways tried, the adaptive ones, all judged
-TRIED: Final = 0.7
+TRIED: Final = 0.6
+NETWORKS: Final = 0.7  # where networks begin, if there are any
 SCORED: Final = 0.85
 JUDGED: Final = 0.97
 T = TypeVar("T")
@@ -51,40 +55,47 @@ class TrainParameters(BaseModel):
 class PairsLut:
     """`original` (an archive of pairs) -> `style`, `cube`, `preview`, `report`."""
 
-    def __init__(self, place: Place = OWN_CPU) -> None:
-        """Nothing to load."""
+    def __init__(self, place: Place = OWN_CPU, course: Course = COURSE) -> None:
+        """Nothing to load. On a "gpu" a network is taught there, if the set is one for a network."""
+        self._place, self._course = place, course
 
     def run(
         self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue], work: Work = ALONE
     ) -> tuple[dict[str, Output], Facts]:
         """See Engine. Raises PAIRS_INVALID, TOO_FEW_PAIRS, STYLE_NOT_LEARNT."""
         seed = TrainParameters.model_validate(parameters).seed
-        return _Training(input_of(inputs, "original"), seed, work).run()
+        return _Training(input_of(inputs, "original"), seed, work, self._place.device, self._course).run()
 
 
 class _Training:
-    def __init__(self, archive: bytes, seed: int, work: Work) -> None:
+    def __init__(self, archive: bytes, seed: int, work: Work, device: str, course: Course) -> None:
         self._started = time.monotonic()
         self._archive, self._seed, self._work = Archive(archive), seed, work
-        of = hashlib.sha256(f"{TRAINER} {seed} {hashlib.sha256(archive).hexdigest()}".encode()).hexdigest()[:40]
+        self._device, self._course = device, course
+        of = hashlib.sha256(f"{TRAINER} {device} {seed} {hashlib.sha256(archive).hexdigest()}".encode()).hexdigest()[
+            :40
+        ]
         self._kept = Kept.read(work.checkpoint(), of)
         self._step = 0
         self._told: Facts = {}
         self._rejected: dict[int, str] = {}  # by the index of the pair in the order of names
         self._used: list[int] = []
+        self._span = (0.0, 1.0)  # of the whole, that a network's training takes
 
     def run(self) -> tuple[dict[str, Output], Facts]:
         """All steps, in order. Raises TOO_FEW_PAIRS, STYLE_NOT_LEARNT."""
         pairs = self._prepared()
-        lessons = Lessons(pairs)
+        large = self._course.is_for(len(pairs))
+        lessons = Lessons(pairs, self._course.folds if large else FOLDS_MAX, self._taught)
         first = lessons.whole("closed")
         self._work.show("preview", sheet.sheet([(pair, first.lut(pair)) for pair in pairs[:SHOWN]]))
-        scores = self._scored(lessons)
+        scores = self._scored(lessons, large)
         way = learn.best(scores)
         rows = self._judged(lessons, way)
         figures = judge.mean(list(rows.values()))
         if figures["psnr"] < figures["psnr_histogram"]:
             raise error("STYLE_NOT_LEARNT", _gate(figures))
+        self._span = (JUDGED, 1.0)
         learnt = lessons.whole(way)
         metrics: Facts = {**figures, "pairs": len(pairs), "ways": {name: round(db, 3) for name, db in scores.items()}}
         style = self._style(learnt, way, pairs, metrics)
@@ -124,14 +135,18 @@ class _Training:
             return kept
         return prepare(self._archive, pair, kept.found() if kept else None, self._seed + index)
 
-    def _scored(self, lessons: Lessons) -> dict[str, float]:
-        """Per way the mean PSNR over the folds; adaptive ways are tried where their closed form gives hope."""
+    def _scored(self, lessons: Lessons, large: bool) -> dict[str, float]:
+        """Per way the mean PSNR over the folds; adaptive ways are tried where their closed form gives hope, a network
+        where the set is large and the first fold gives it.
+        """
         names = [*FIXED, "adaptive-closed"]
         self._folds(lessons, names, PREPARED, TRIED)
         means = self._mean_scores(names, len(lessons.folds))
         if learn.is_hopeful(means):
             names += ADAPTIVE
-            self._folds(lessons, names, TRIED, SCORED)
+            self._folds(lessons, names, TRIED, NETWORKS if large else SCORED)
+        if large and self._networks(lessons):
+            names.append(NETWORK)
         return self._mean_scores(names, len(lessons.folds))
 
     def _folds(self, lessons: Lessons, names: Sequence[str], start: float, end: float) -> None:
@@ -147,6 +162,34 @@ class _Training:
             best = max(self._mean_scores(names, fold + 1).values())
             told: Facts = {"loss": round(10 ** (-best / 10), 8), "psnr_held_out": round(best, 3)}
             self._advance(start + (end - start) * (fold + 1) / len(folds), told)
+
+    def _networks(self, lessons: Lessons) -> bool:
+        """Teach a network on each fold, one after the other; False when the first says that it is in vain."""
+        for fold in range(len(lessons.folds)):
+            each = (SCORED - NETWORKS) / len(lessons.folds)
+            self._span = (NETWORKS + each * fold, NETWORKS + each * (fold + 1))
+            scores = self._kept.scores[str(fold)]
+            lessons.without(NETWORK, fold)
+            if NETWORK not in scores:
+                scores |= lessons.scores([NETWORK], fold)
+            self._advance(self._span[1], {})
+            if not learn.is_promising(scores) and fold == 0:
+                return False
+        return True
+
+    def _taught(self, name: str, base: Floats, pairs: Sequence[Prepared]) -> Network:
+        """See learn.Teach: torch is not imported before it is needed."""
+        from gpu_functions.style import network
+
+        def watch(state: Floats | None, done: float, told: Facts) -> None:
+            fraction = self._span[0] + (self._span[1] - self._span[0]) * done * 0.99
+            if state is not None:
+                self._kept.networks[name] = state
+                self._work.save(self._kept.write())
+            self._tell(fraction, told)
+
+        known = self._kept.networks.get(name)
+        return network.learn(base, pairs, self._seed, self._course.epochs, self._device, known, watch)
 
     def _mean_scores(self, names: Sequence[str], folds: int) -> dict[str, float]:
         rows: list[dict[str, float]] = [self._kept.scores[str(fold)] for fold in range(folds)]
@@ -178,7 +221,7 @@ class _Training:
         provenance: Facts = {
             "trainer": TRAINER,
             "seed": self._seed,
-            "kind": "fixed" if learnt.exposure is None else "adaptive",
+            "kind": learnt.kind,
             "way": way,
             "pairs": [{"before": pair.hashes[0], "after": pair.hashes[1]} for pair in pairs],
         }
@@ -189,6 +232,10 @@ class _Training:
                 "exposure.weights": learnt.exposure.weights.astype(np.float32),
                 "exposure.bias": learnt.exposure.bias.astype(np.float32),
             }
+        if learnt.network is not None:
+            from gpu_functions.style import network as networks
+
+            predictor, network = networks.model(learnt.network), learnt.network.tensors
         return bundle.Style(learnt.style.bases, learnt.style.confidence, predictor, network, metrics, provenance)
 
     def _report(self, style: bundle.Style, rows: Mapping[int, Mapping[str, float]]) -> Output:
@@ -228,7 +275,7 @@ class _Training:
 
 def _mean_lut(learnt: Learnt, pairs: Sequence[Prepared]) -> cube.Cube:
     """The look as one LUT for tools that know no predictor: the mean of what the pairs' pictures are given."""
-    if learnt.exposure is None:
+    if learnt.kind == "fixed":
         return learnt.lut(pairs[0])
     tables = np.stack([learnt.lut(pair).table for pair in pairs])
     return cube.Cube(tables.mean(axis=0, dtype=np.float64).astype(np.float32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -25,7 +25,7 @@ def everywhere(picture: looks.Picture) -> np.ndarray:
 
 def test_the_engine_is_in_the_catalog() -> None:
     assert choose("style.train").row.label == "pairs-lut@1"
-    assert choose("style.train", device="gpu").row.device == "cpu"  # nothing of it pays on a GPU
+    assert choose("style.train", device="gpu").row.label == "pairs-lut-torch@1"  # networks are taught there
 
 
 def test_a_learnt_look_grades_a_photo_that_no_pair_showed(training: Training) -> None:
