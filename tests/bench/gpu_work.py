@@ -24,6 +24,7 @@ from gpu_functions.weights import Shelf
 from stack.samples.composites import Sign, Wire, draw_sign, draw_wires
 from tests.documents import school
 from tests.pixels.gpu_functions import cubes, pictures, weights
+from tests.pixels.gpu_functions.style import archives, looks
 
 Item = tuple[dict[str, bytes], dict[str, JsonValue]]  # inputs and parameters
 Tensors = tuple[torch.Tensor, ...]
@@ -91,10 +92,26 @@ def _photo(small: bool) -> Item:
     return {"image": _jpeg(scene(small))}, {}
 
 
+def _pairs(small: bool) -> Item:
+    """An archive of pairs that a network is tried on, or the fewest that can be learnt from."""
+    count, side = (5, 240) if small else (100, 1024)
+    halves = [half for photo in looks.photos(2 * side) for half in photo]
+    random = np.random.default_rng(1)
+    shots: list[looks.Picture] = []
+    for index in range(count):
+        half = halves[index % len(halves)]
+        top, left = (int(random.integers(0, 1 + size // 8)) for size in half.shape[:2])
+        shots.append(
+            np.ascontiguousarray(half[top : top + half.shape[0] * 7 // 8, left : left + half.shape[1] * 7 // 8])
+        )
+    return {"original": archives.archive(archives.paired(shots, looks.fixed, ".jpg"))}, {}
+
+
 # fmt: off
 WHOLE: Final[Mapping[str, tuple[str, Callable[[bool], Item]]]] = {
     # function        what one item is, and how it is made
     "style.apply":    ("photo", _styled),
+    "style.train":    ("set of pairs", _pairs),
     "retouch.faces":  ("photo", _group),
     "cleanup.remove": ("photo", _cluttered),
     "splat.make":     ("photo", _photo),
