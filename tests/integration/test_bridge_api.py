@@ -22,6 +22,7 @@ from contracts.phases import RUN_STYLE
 from gpu_bridge import api, terms
 from gpu_bridge.app import build
 from gpu_bridge.call import CLAIM, PROGRESS, RESULT
+from gpu_bridge.catalog import FUNCTIONS
 from gpu_bridge.marks import MarkStore
 from gpu_bridge.providers.port import Broken, Pending
 from gpu_bridge.settings import Settings
@@ -91,12 +92,13 @@ async def clean(site: Site) -> AsyncIterator[None]:
 
 
 async def test_every_provider_of_the_catalogue_is_listed_here_or_not(site: Site) -> None:
-    modal, local = await site.ask("GET", "")
+    box, modal, local = await site.ask("GET", "")
+    assert (box["name"], box["here"], box["device"]) == ("box", False, None)
     assert (modal["name"], modal["here"], modal["device"]) == ("modal", False, None)
     assert {f["takes_work"] for f in modal["functions"]} == {False}
     assert {f["code"] for f in modal["functions"]} == {"NO_PROVIDER"}
     assert (local["name"], local["here"], local["device"], local["mode"]) == ("local", True, "cpu", "working")
-    assert [f["function"] for f in local["functions"]] == ["style.apply@1", "retouch.faces@1", "cleanup.remove@1"]
+    assert [f["function"] for f in local["functions"]] == [row.label for row in FUNCTIONS]
     assert {f["takes_work"] for f in local["functions"]} == {True}
     assert (local["in_flight"], local["in_flight_max"], local["currency"]) == (0, 1, "USD")
     assert {price["device"] for price in modal["prices"]} >= {"L4", "cpu"}
