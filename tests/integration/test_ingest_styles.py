@@ -158,6 +158,13 @@ async def test_a_built_in_style_that_changed_is_another_version(house: House, se
     assert await house.objects.get_checked(pinned.key, pinned.sha256) == LOOK
 
 
+async def test_the_first_photos_of_a_gallery_all_find_a_built_in_style(house: House) -> None:
+    name = fresh()
+    await house.objects.put(f"styles/{name}.cube", LOOK, CUBE)
+    photos = await asyncio.gather(*(house.photo(name) for _ in range(6)))
+    assert {photo.options["style"] for photo in photos} == {f"{name}@1"}
+
+
 # -- what jobs make ---------------------------------------------------------------------------
 
 

@@ -61,6 +61,7 @@ class Styles:
     engine: AsyncEngine
     objects: Objects
     _looked_at: dict[str, float] = field(default_factory=dict)  # built-in names, and the folder of all, by loop time
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def meant(self, tenant: str, reference: str) -> Style:
         """The style that `name` or `name@version` means to this tenant now.
@@ -89,11 +90,12 @@ class Styles:
 
     async def newest(self, tenant: str, limit: int, after: str) -> list[Style]:
         """The newest version of each name that the tenant can use, by name, those behind `after`."""
-        if self._due(FOLDER):
+        if self._is_due(FOLDER):
             for key in await self.objects.keys(FOLDER):
                 name = key.removeprefix(FOLDER).removesuffix(".cube")
                 if key.endswith(".cube") and _NAME.fullmatch(name):
                     await self._take_in(name)
+            self._looked(FOLDER)
         async with self.engine.connect() as conn:
             return await store.newest_styles(conn, tenant, limit, after)
 
@@ -138,14 +140,24 @@ class Styles:
             return await store.style(conn, tenant, name, version)
 
     async def _take_in(self, name: str) -> bool:
-        """Make a version of a built-in style whose content is new. Whether it was looked at just now."""
-        if not self._due(name):
+        """Make a version of a built-in style whose content is new. Whether it was looked at just now.
+
+        Who asks while another looks waits for that: a gallery's first photos come all at once.
+        """
+        if not self._is_due(name):
             return False
+        async with self._looking:
+            if self._is_due(name):
+                await self._look(name)
+                self._looked(name)
+        return True
+
+    async def _look(self, name: str) -> None:
         try:
             data = await self.objects.get(f"{FOLDER}{name}.cube", CUBE_BYTES_MAX)
         except SafelightError as problem:
             if problem.code == "OBJECT_MISSING":
-                return False
+                return
             raise
         digest = hashlib.sha256(data).hexdigest()
         # The set-up may put another content in that place: a version keeps what it had, under its hash.
@@ -155,16 +167,14 @@ class Styles:
             await self.objects.put(cube.key, data, CUBE)
             async with self.engine.begin() as conn:
                 await store.add_version(conn, Style(EVERYBODY, name, "built-in", {"cube": cube}))
-        return True
 
-    def _due(self, what: str) -> bool:
-        now = asyncio.get_running_loop().time()
-        if now < self._looked_at.get(what, 0.0):
-            return False
+    def _is_due(self, what: str) -> bool:
+        return asyncio.get_running_loop().time() >= self._looked_at.get(what, 0.0)
+
+    def _looked(self, what: str) -> None:
         if len(self._looked_at) > 1000:  # names are strangers' texts: what is remembered of them has an end
             self._looked_at.clear()
-        self._looked_at[what] = now + REMEMBER_S
-        return True
+        self._looked_at[what] = asyncio.get_running_loop().time() + REMEMBER_S
 
 
 def _plain(stored: ObjectRef) -> ObjectRef:
