@@ -65,7 +65,7 @@ def main(folder: Path, arguments: list[str]) -> int:
             (folder / FAIL).unlink()
             raise error("CALL_LOST")
         result = steps(self, http, index, item)
-        trap.ran("style" if self._row.function == "style.apply" else self._row.function, key)
+        trap.ran("style" if self.row.function == "style.apply" else self.row.function, key)
         return result
 
     runner._Call._steps = held  # type: ignore[method-assign]
