@@ -39,9 +39,10 @@ logs *arguments:
 safelight *arguments:
     @uv run safelight "$@"
 
-# lint, types, import rules, then every test
+# lint, types, import rules, then every test; what computes by itself on two cores, what starts servers on its own
 test *arguments: check
-    uv run --group engines pytest {{ arguments }}
+    uv run --group engines pytest {{ if arguments == "" { "-n 2 tests/unit tests/pixels" } else { arguments } }}
+    {{ if arguments == "" { "uv run --group engines pytest tests/integration tests/chaos tests/e2e" } else { "" } }}
 
 # lint, types and import rules
 check:
