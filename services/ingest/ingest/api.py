@@ -11,11 +11,11 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from contracts.errors import SafelightError, error
-from ingest import uploads
-from ingest.intake import Refused, judge_length
+from ingest import options
+from ingest.options import Form, Options
 from ingest.store import Style
 from ingest.styles import NAME, PARTS, Styles
-from ingest.uploads import Form, Options, UploadAnswer, Uploads
+from ingest.uploads import UploadAnswer, Uploads
 from runtime.http import LINKED, Tenant, link_response, problem_response, responses
 
 router = APIRouter()
@@ -69,7 +69,7 @@ async def upload(
 
     The same `Idempotency-Key` with the same file and options gets the same answer and starts no second job.
     """
-    return await _taken(request, response, tenant, idempotency_key, uploads.ANY)
+    return await _taken(request, response, tenant, idempotency_key, options.ANY)
 
 
 @router.post(
@@ -86,7 +86,7 @@ async def train(
 
     It is a job of the pipeline `style-training`; when it has succeeded, the style has a new version.
     """
-    return await _taken(request, response, tenant, idempotency_key, uploads.TRAINING)
+    return await _taken(request, response, tenant, idempotency_key, options.TRAINING)
 
 
 @router.post(
@@ -103,7 +103,7 @@ async def import_(
 
     It is a job of the pipeline `style-import`; when it has succeeded, the style has a new version.
     """
-    return await _taken(request, response, tenant, idempotency_key, uploads.IMPORT)
+    return await _taken(request, response, tenant, idempotency_key, options.IMPORT)
 
 
 async def _taken(
@@ -111,10 +111,11 @@ async def _taken(
 ) -> UploadAnswer | JSONResponse:
     use: Uploads = request.app.state.uploads
     declared = request.headers.get("content-length", "")
-    refused = judge_length(int(declared) if declared.isdecimal() else None, use.bytes_max)
-    if isinstance(refused, Refused):
+    try:
+        await use.admit(tenant, int(declared) if declared.isdecimal() else None)
+    except SafelightError as refused:
         # Otherwise the server would read the whole body for nothing before it takes the next request.
-        return problem_response(error(refused.code, refused.detail), headers={"Connection": "close"})
+        return problem_response(refused, headers={"Connection": "close"})
     answer = await use.take(tenant, idempotency_key, request.headers.get("content-type", ""), request.stream(), form)
     response.headers["Location"] = f"/v1/jobs/{answer.job_id}"
     return answer

@@ -1,77 +1,65 @@
-"""Taking one upload in: receive, check what it asks for, commit, publish, answer.
+"""The one core that every upload goes through, whichever way its bytes came.
+
+    admit     before a byte is taken        may this tenant bring so much now?
+    ...       the way itself                 bytes become an object, known by hash, size and real type: an Arrival
+    accept    once the object is stored      check what it asks for, commit, publish, answer
 
 The answer leaves only after the broker has stored `UploadReceived`. The same Idempotency-Key
 gets the same answer: of two requests at once the first commit wins, the other gives its copy up.
+A file that is not accepted leaves no object behind.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID, uuid4
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.artifacts import ObjectRef
 from contracts.errors import error
 from contracts.jobs import Status
-from contracts.uploads import UPLOAD_RECEIVED, Lane, UploadReceived
+from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
 from ingest import store
 from ingest.catalog import Catalog
+from ingest.intake import judge_length
+from ingest.options import ANY, NOT_OPTIONS, Form, Options, read_options
 from ingest.receive import receive
-from ingest.styles import KINDS, NAME, Styles
+from ingest.storing import Stored, refuse
+from ingest.styles import Styles
 from runtime import clock, logs, telemetry
 from runtime.objects import Objects
 from runtime.outbox import Outbox, Outgoing, outgoing
 
 SOURCE: Final = "ingest"
-Aspect = Literal["original", "none", "1:1", "4:5", "5:4", "3:2", "2:3", "16:9", "9:16"]
 log = logs.get()
 
-
-class Options(BaseModel):
-    """The form fields beside the file: what the caller wants done."""
-
-    pipeline: str = Field(default="photo", pattern=r"^[a-z0-9-]{1,64}$", description="which pipeline")
-    style: str | None = Field(
-        default=None, description="`name` or `name@version` of a style; none leaves the colours alone"
-    )
-    style_strength: float = Field(default=1.0, ge=0, le=1, description="0 keeps the original's colours, 1 is the style")
-    crop: Aspect = Field(default="original", description="aspect of the crop; none keeps the frame")
-    straighten: bool = Field(default=True, description="whether the crop makes a crooked horizon level")
-    style_name: str | None = Field(
-        default=None, pattern=f"^{NAME}$", description="what the style will be called that the pipeline makes"
-    )
-    batch: UUID | None = Field(default=None, description="id of the batch that the job belongs to")
-    lane: Lane | None = Field(default=None, description="who goes first; default: interactive, in a batch bulk")
-
-
-NOT_OPTIONS: Final = {"pipeline", "batch", "lane"}  # these are about the job, the others about what it makes
+Also = Callable[[AsyncConnection, UploadReceived], Awaitable[None]]
+"""What a way in commits together with the upload: that its own session or upload is over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """The fields that one route takes beside the file. `pipeline`: it is for that one, and `name` is its style's."""
+class Arrival:
+    """A file whose bytes are all stored."""
 
-    fields: tuple[str, ...] = tuple(Options.model_fields)
-    pipeline: str | None = None
+    upload_id: UUID
+    original: ObjectRef
 
-    def read(self, texts: Mapping[str, str]) -> dict[str, str]:
-        """What was sent, as fields of Options."""
-        if self.pipeline is None:
-            return dict(texts)
-        return {"style_name" if name == "name" else name: text for name, text in texts.items()} | {
-            "pipeline": self.pipeline
-        }
+    @classmethod
+    def of(cls, upload_id: UUID, stored: Stored) -> Arrival:
+        """A file that is stored at the upload's own key."""
+        ref = ObjectRef(key=key_of(upload_id), sha256=stored.sha256, size=stored.size, media_type=stored.media_type)
+        return cls(upload_id, ref)
 
 
-ANY: Final = Form()
-TRAINING: Final = Form(("name", "lane"), "style-training")
-IMPORT: Final = Form(("name", "lane"), "style-import")
+def key_of(upload_id: UUID) -> str:
+    """Where an upload's original lies."""
+    return f"uploads/{upload_id}"
 
 
 class UploadAnswer(BaseModel):
@@ -95,29 +83,57 @@ class Uploads:
     styles: Styles
     bytes_max: int
 
+    async def admit(self, tenant: str, declared: int | None) -> None:
+        """Whether this tenant may bring `declared` bytes (None: it does not say how many) now.
+
+        Every way in asks before it takes a byte.
+
+        Raises:
+            SafelightError: UPLOAD_TOO_LARGE.
+        """
+        refuse(judge_length(declared, self.bytes_max))
+
     async def take(
         self, tenant: str, idempotency_key: str | None, content_type: str, body: AsyncIterator[bytes], form: Form = ANY
     ) -> UploadAnswer:
-        """Take one multipart body in.
+        """The way of a multipart body.
 
         Raises:
-            SafelightError: see `receive`; PIPELINE_UNKNOWN, STYLE_UNKNOWN, IDEMPOTENCY_KEY_REUSED,
-                BROKER_UNAVAILABLE (the upload is kept and its job will run; ask again with the same key).
+            SafelightError: see `receive` and `accept`.
         """
         known = await self._known(tenant, idempotency_key)
         upload_id = uuid4()
-        key = f"uploads/{upload_id}"
-        got = await receive(content_type, body, self.bytes_max, form.fields, None if known else self.objects, key)
+        objects = None if known else self.objects
+        got = await receive(content_type, body, self.bytes_max, form.fields, objects, key_of(upload_id))
         fields = form.read(got.fields)
-        fingerprint = _fingerprint(got.sha256, fields)
         if known:
-            return await self._repeat(known, fingerprint)
+            return await self._repeat(known, _fingerprint(got.file.sha256, fields))
+        return await self.accept(tenant, Arrival.of(upload_id, got.file), fields, idempotency_key=idempotency_key)
+
+    async def accept(
+        self,
+        tenant: str,
+        arrival: Arrival,
+        fields: Mapping[str, str],
+        *,
+        idempotency_key: str | None = None,
+        also: Also | None = None,
+    ) -> UploadAnswer:
+        """Make an upload of a file that is stored, and its job. `also` is done in the same transaction.
+
+        Raises:
+            SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN, MEDIA_TYPE_UNSUPPORTED,
+                IDEMPOTENCY_KEY_REUSED; then the object is gone. BROKER_UNAVAILABLE: the upload is kept and its job
+                will run; ask again with the same key.
+        """
+        original = arrival.original
+        fingerprint = _fingerprint(original.sha256, fields)
         orphan = True
         try:
-            options, attachments = await self._checked(tenant, _options(fields), got.media_type)
-            original = ObjectRef(key=key, sha256=got.sha256, size=got.size, media_type=got.media_type)
+            asked = await self._asked(tenant, fields)
+            options, attachments = await self._pinned(tenant, asked, original.media_type)
             received = UploadReceived(
-                upload_id=upload_id,
+                upload_id=arrival.upload_id,
                 job_id=uuid4(),
                 tenant=tenant,
                 pipeline=options.pipeline,
@@ -131,18 +147,40 @@ class Uploads:
             message = _message(received)
             async with self.engine.connect() as conn:
                 winner = await self._insert(conn, idempotency_key, fingerprint, received, message)
+                if also and not winner:
+                    await also(conn, received)
                 orphan = False  # an error of the commit itself does not tell whether it happened
                 await conn.commit()
         except Exception:
             if orphan:
-                await self.objects.remove(key)
+                await self.objects.remove(original.key)
             raise
         if winner:
-            await self.objects.remove(key)
+            await self.objects.remove(original.key)
             return await self._repeat(winner, fingerprint)
         await self.outbox.flush([message])
-        log.info("upload.received", job=str(received.job_id), size=got.size, media_type=got.media_type)
+        log.info("upload.received", job=str(received.job_id), size=original.size, media_type=original.media_type)
         return _answer(received)
+
+    async def options(self, tenant: str, fields: Mapping[str, str]) -> Options:
+        """What these fields ask for. A way that knows them first asks before it takes a byte.
+
+        Raises:
+            SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN.
+        """
+        options = await self._asked(tenant, fields)
+        await self.catalog.accepts(options.pipeline)
+        if options.style:
+            await self.styles.meant(tenant, options.style)
+        return options
+
+    async def published(self, upload_id: UUID) -> None:
+        """Publish what an earlier try could not. Raises BROKER_UNAVAILABLE."""
+        await self.outbox.sweep(row=str(upload_id))
+
+    async def _asked(self, tenant: str, fields: Mapping[str, str]) -> Options:
+        """The upload's own fields; what they leave open is decided here. Raises REQUEST_INVALID."""
+        return read_options(fields)
 
     async def _known(self, tenant: str, idempotency_key: str | None) -> store.Answered | None:
         if not idempotency_key:
@@ -154,10 +192,10 @@ class Uploads:
         if known.fingerprint != fingerprint:
             raise error("IDEMPOTENCY_KEY_REUSED")
         answer = UploadAnswer.model_validate(known.answer)
-        await self.outbox.sweep(row=str(answer.upload_id))  # in case the first try could not publish
+        await self.published(answer.upload_id)  # in case the first try could not
         return answer
 
-    async def _checked(self, tenant: str, options: Options, media_type: str) -> tuple[Options, dict[str, ObjectRef]]:
+    async def _pinned(self, tenant: str, options: Options, media_type: str) -> tuple[Options, dict[str, ObjectRef]]:
         """The options with the style's version, and the objects that the job will read: pinned at this moment."""
         accepts = await self.catalog.accepts(options.pipeline)
         if accepts is not None and media_type not in accepts:
@@ -188,18 +226,6 @@ class Uploads:
 def _message(received: UploadReceived) -> Outgoing:
     upload_id, job = str(received.upload_id), str(received.job_id)
     return outgoing(UPLOAD_RECEIVED, received, message_id=upload_id, key=job, source=SOURCE)
-
-
-def _options(fields: Mapping[str, str]) -> Options:
-    try:
-        options = Options.model_validate(fields)
-    except ValidationError as problem:
-        wrong = ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors())
-        raise error("REQUEST_INVALID", wrong) from problem
-    if (options.style_name is not None) != (options.pipeline in KINDS):
-        what = "needs a name for the style that it makes" if options.pipeline in KINDS else "makes no style"
-        raise error("REQUEST_INVALID", f"style_name: this pipeline {what}")
-    return options
 
 
 def _answer(received: UploadReceived) -> UploadAnswer:
