@@ -84,6 +84,15 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("FACT_INVALID",             False, _O, 500, "A phase's facts do not have the shape that another needs."),
     ErrorCode("PIPELINE_CHANGED",         False, _O, 500, "Nobody knows the definition of the pipeline of this job."),
     ErrorCode("WORKER_LOST",              True,  _O, 500, "Each process that took the message died with it."),
+    # -- telling and handing out --------------------------------------------------------------
+    ErrorCode("ADDRESS_REFUSED",          False, _C, 422, "This address is not one that may be reached from here."),
+    ErrorCode("WEBHOOK_ANSWER",           True,  _C, 502, "The endpoint's answer was no success."),
+    ErrorCode("WEBHOOK_TIMEOUT",          True,  _C, 504, "The endpoint did not answer in time."),
+    ErrorCode("WEBHOOK_UNREACHABLE",      True,  _C, 502, "No connection to the endpoint could be made, or it broke."),
+    ErrorCode("WEBHOOK_TLS",              True,  _C, 502, "The endpoint's certificate is not valid."),
+    ErrorCode("WEBHOOK_GONE",             False, _C, 410, "The endpoint answered that it is gone, and was disabled."),
+    ErrorCode("WEBHOOK_FAILING",          False, _C, 409, "The endpoint failed for days and was disabled."),
+    ErrorCode("WEBHOOK_DISABLED",         False, _C, 409, "The endpoint is disabled."),
     # -- GPU calls ----------------------------------------------------------------------------
     ErrorCode("CALL_QUEUE_DEADLINE",      True,  _N, 504, "No provider had room for the call in time."),
     ErrorCode("CALL_START_DEADLINE",      True,  _N, 504, "The provider took the call and did not start it in time."),

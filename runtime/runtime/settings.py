@@ -50,3 +50,12 @@ class S3Settings(_Part):
     s3_region: str = "us-east-1"
     s3_access_key: SecretStr
     s3_secret_key: SecretStr
+
+
+class OutsideSettings(_Part):
+    """Requests to addresses that strangers give (webhooks, imports) reach the public internet only.
+
+    `outside_networks` opens private ones beside it: `10.1.0.0/16,127.0.0.1`.
+    """
+
+    outside_networks: str = ""
