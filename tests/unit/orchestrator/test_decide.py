@@ -681,6 +681,32 @@ def test_a_fan_out_whose_condition_does_not_hold_is_skipped_as_a_whole() -> None
     assert world.succeeds("a", pages=["p1"], go=False).stands() == "a succeeded, b skipped"
 
 
+def test_a_condition_on_the_item_skips_single_items_and_what_follows_them_goes_on() -> None:
+    fan = (
+        phase("a"),
+        phase("b", "a", each="a.pages"),
+        phase("c", "b", each="a.pages", when="item.scan and a.go"),
+        phase("d", "c"),
+    )
+    pages: Any = [{"id": "p1", "scan": True}, {"id": "p2", "scan": False}]
+    world = World(pipeline(*fan)).begins().succeeds("a", pages=pages, go=True).succeeds("b", "p1").succeeds("b", "p2")
+    assert world.stands().endswith("c spread (p1 out, p2 skipped), d blocked")
+    assert world.unit("c", "p2").gave_up is False
+    assert world.succeeds("c", "p1").stands().endswith("c succeeded (p1 succeeded, p2 skipped), d out")
+
+
+def test_a_fan_out_that_no_item_asks_for_is_skipped_and_costs_nothing() -> None:
+    fan = (phase("a"), phase("b", "a", each="a.pages", when="not item.text"), phase("c", "b"))
+    world = World(pipeline(*fan)).begins().succeeds("a", pages=[{"id": "p1", "text": True}])
+    assert (world.stands(), world.new_keys) == ("a succeeded, b skipped (p1 skipped), c out", ["c.1"])
+
+
+def test_a_phase_reads_what_an_earlier_one_made_by_its_name() -> None:
+    world = World(pipeline(phase("a"), phase("b", "a", attachments=("a.pages.json", "a.none")))).begins()
+    world.succeeds("a", artifacts=[artifact("pages.json")])
+    assert set(world.commands[-1].inputs) == {"original", "image", "a.pages.json"}
+
+
 def test_an_item_that_gives_up_takes_its_mates_along_and_nobody_else() -> None:
     world = World(BOOK).begins().succeeds("a", pages=["p1", "p2"])
     world.fails("b", "IMAGE_CORRUPT", "p1").succeeds("b", "p2").succeeds("c", "p2")

@@ -306,6 +306,18 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
         ),
         pytest.param(
             "needs: [a]",
+            "when: item.x",
+            "p.yaml:10: phase b has a path 'item.x' that reads neither options.NAME nor PHASE.FACT",
+            id="a condition on an item of a phase that has none",
+        ),
+        pytest.param(
+            "needs: [a]",
+            "attachments: [a.pages.json]",
+            "p.yaml:10: phase b reads 'a.pages.json', but does not come after a: name it among its needs",
+            id="an artifact of a phase that may come later",
+        ),
+        pytest.param(
+            "needs: [a]",
             "parameters: {p: options.colour}",
             "p.yaml:10: phase b reads the option 'colour', "
             "which no caller can give; there are crop, straighten, style, style_name, style_strength",

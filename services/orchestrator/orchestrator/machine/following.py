@@ -89,13 +89,15 @@ def _begin_items(step: Step, phase: Phase) -> None:
         if not all(mate.is_done for mate in before):
             continue
         lost = next((mate for mate in before if mate.gave_up), None)
-        if lost is None:
+        if lost is not None:  # without its page there is nothing to do
+            ended = {"code": lost.code, "detail": lost.detail, "degraded": lost.degraded, "ended_at": step.at}
+            step.put(phase.name, id_, replace(unit, status=Status.SKIPPED, **ended))
+        elif not step.reading.holds(phase, id_):
+            step.put(phase.name, id_, replace(unit, status=Status.SKIPPED, ended_at=step.at))
+        else:
             _begin_unit(step, phase, id_, unit)
             if step.over:
                 return
-        else:  # without its page there is nothing to do
-            ended = {"code": lost.code, "detail": lost.detail, "degraded": lost.degraded, "ended_at": step.at}
-            step.put(phase.name, id_, replace(unit, status=Status.SKIPPED, **ended))
     items = step.phases[phase.name].items.values()
     if all(unit.is_done for unit in items):
         _end_of_items(step, phase, step.phases[phase.name])

@@ -20,6 +20,7 @@ from orchestrator.machine.condition import Term, parse
 
 OPTIONS: Final = "options"  # the root of paths into what the caller asked for
 ITEM: Final = "item"  # the root of paths into the item that a command of a fan-out is about
+_NO_PHASES: Final = (OPTIONS, ITEM)
 ANY: Final = "*"  # in `retry`: every transient code that is not named
 CPU: Final = "cpu"  # the fallback engine that there always is
 LOCAL: Final = "local"  # the provider that it runs on
@@ -30,9 +31,10 @@ class Phase:
     """One step of a pipeline.
 
     `command` names a row of the table of commands. `when` is a condition (see `condition`): the
-    phase is skipped when it does not hold. `each` is the path of a list: the phase runs once per
-    element; two phases over the same list follow each other element by element.
-    `parameters` (by path) and `attachments` (by role) go into the command.
+    phase is skipped when it does not hold; terms that read `item` skip single elements. `each` is the
+    path of a list: the phase runs once per element; two phases over the same list follow each other
+    element by element. `parameters` (by path) and `attachments` (by role of what came with the upload,
+    or as PHASE.ARTIFACT) go into the command.
     `retry` are the waits in seconds before the second, third, ... attempt, by error code; `*` is
     every transient code that is not named. After the last attempt `fallback` (an engine) gets as
     many; then `on_failure` says what becomes of the job: it fails, goes on without the phase, or
@@ -84,7 +86,8 @@ class Pipeline:
 
     `deadline_s` is for the work of one job; while a job waits for room or for a provider it is
     renewed, until `expires_s` after its start, when it ends whatever it waits for. `lane` says who
-    goes first.
+    goes first. `sensitive`: what it works on is personal, and goes to such providers only as the
+    tenant's policy allows.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -96,6 +99,7 @@ class Pipeline:
     phases: tuple[Phase, ...]
     expires_s: float = 24 * 3600.0
     lane: Lane = "interactive"
+    sensitive: bool = False
 
     def phase(self, name: str) -> Phase:
         """The phase of that name. Raises KeyError when there is none."""
@@ -139,7 +143,9 @@ class Pipeline:
             asked = [term.path for term in phase.condition] + ([phase.each] if phase.each else [])
             roots = (path.partition(".")[0] for path in asked)
             before = [need for need in phase.needs if need not in self.mates[phase.name]]
-            found[phase.name] = tuple(dict.fromkeys([*before, *(root for root in roots if root != OPTIONS)]))
+            found[phase.name] = tuple(
+                dict.fromkeys([*before, *(root for root in roots if root not in (OPTIONS, ITEM))])
+            )
         return found
 
     @cached_property
@@ -182,5 +188,5 @@ def version_differences(old: Pipeline, new: Pipeline) -> list[str]:
             fields = [f for f in Phase.__dataclass_fields__ if getattr(old.phase(phase.name), f) != getattr(phase, f)]
             told.append(f"{phase.name} has another {' and '.join(fields)}")
     told += [f"{phase.name} is gone" for phase in old.phases if not new.has(phase.name)]
-    rest: Sequence[str] = ("accepts", "deadline_s", "expires_s", "lane")
+    rest: Sequence[str] = ("accepts", "deadline_s", "expires_s", "lane", "sensitive")
     return told + [f"another {name}" for name in rest if getattr(old, name) != getattr(new, name)]

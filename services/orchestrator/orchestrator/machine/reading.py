@@ -30,9 +30,10 @@ class Reading:
         self._pipeline = pipeline
         self._elements: dict[str, dict[str, JsonValue]] = {}  # by path of a list, then by id
 
-    def holds(self, phase: Phase) -> bool:
-        """Whether the phase's condition holds."""
-        return phase.when is None or all(term.holds(self.value(term.path, phase, None)) for term in phase.condition)
+    def holds(self, phase: Phase, item: str | None = None) -> bool:
+        """Whether the phase's condition holds: with an item what it asks of that one, else all that it asks besides."""
+        asked = (term for term in phase.condition if (term.path.partition(".")[0] == ITEM) is (item is not None))
+        return all(term.holds(self.value(term.path, phase, item)) for term in asked)
 
     def value(self, path: str, reader: Phase, item: str | None) -> JsonValue:
         """What `reader`, or the item of it, finds at a path; None for nothing.
@@ -101,11 +102,19 @@ class Reading:
         for role in phase.attachments:
             if role in job.attachments:
                 found[role] = job.attachments[role]
+            elif (made := self._made(role)) is not None:
+                found[role] = made
         for need in phase.needs:  # a fan-in reads what each item made
             if self._phases[need].items and not self._pipeline.follows(phase.name, need):
                 for id_, unit in self._phases[need].items.items():
                     found |= {f"{need}.{id_}.{artifact.name}": artifact for artifact in unit.artifacts}
         return found
+
+    def _made(self, path: str) -> Artifact | None:
+        """The artifact at PHASE.ARTIFACT."""
+        name, _, artifact = path.partition(".")
+        state = self._phases.get(name)
+        return next((one for one in state.artifacts if one.name == artifact), None) if state else None
 
     def _image(self, phase: Phase, item: str | None) -> Artifact | None:
         """The newest picture: what the nearest phase before made of this item, else named like it, else for all."""

@@ -114,6 +114,10 @@ def _of_phase(pipeline: Pipeline, phase: Phase, commands: Facts) -> Found:
     for role in phase.attachments:
         if role in (ORIGINAL, IMAGE):
             yield ("attachments",), f"reads {role!r} anyway; it is no attachment"
+        if (root := role.partition(".")[0]) != role and root not in pipeline.ancestors(phase.name):
+            yield ("attachments",), f"reads {role!r}, but does not come after {root}: name it among its needs"
+        elif root != role and pipeline.phase(root).each:
+            yield ("attachments",), f"cannot attach {role!r}: {root} fans out, and what its items make is read anyway"
     for field, most in (("parameters", PARAMETERS_MAX), ("attachments", ATTACHMENTS_MAX)):
         if len(getattr(phase, field)) > most:
             yield (field,), f"has {len(getattr(phase, field))} {field}, {most} are allowed"
@@ -131,7 +135,7 @@ def _of_phase(pipeline: Pipeline, phase: Phase, commands: Facts) -> Found:
 
 def _of_paths(pipeline: Pipeline, phase: Phase, commands: Facts) -> Found:
     for key, path in phase.parameters.items():
-        if phase.each and path.partition(".")[0] == ITEM:
+        if _of_item(phase, path):
             continue
         if why := _why_unread(pipeline, phase, path, commands):
             yield ("parameters", key), why
@@ -146,12 +150,19 @@ def _of_paths(pipeline: Pipeline, phase: Phase, commands: Facts) -> Found:
             yield ("when",), f"has no condition: {problem}"
             return
         reasons = [
-            why for t in terms if (why := _why_unread(pipeline, phase, t.path, commands) or _why_not(pipeline, t))
+            why
+            for t in terms
+            if not _of_item(phase, t.path)
+            and (why := _why_unread(pipeline, phase, t.path, commands) or _why_not(pipeline, t))
         ]
         if reasons:
             yield ("when",), reasons[0]
         elif why := contradiction(_all_that_must_hold(pipeline, phase)):
             yield ("when",), f"can never run: {why}"
+
+
+def _of_item(phase: Phase, path: str) -> bool:
+    return phase.each is not None and path.partition(".")[0] == ITEM
 
 
 def _why_unread(pipeline: Pipeline, phase: Phase, path: str, commands: Facts) -> str | None:
