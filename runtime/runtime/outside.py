@@ -36,6 +36,8 @@ _RELAYS: Final = tuple(
         ip_network, ("192.88.99.0/24", "::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/23", "2002::/16", "fec0::/10")
     )
 )
+# What is public by its number and nobody's on the internet: protocols' own, examples, a cloud's service on the host.
+_NOBODYS: Final = tuple(map(ip_network, ("192.0.0.0/24", "3fff::/20", "168.63.129.16/32")))
 
 
 def networks(text: str) -> Networks:
@@ -53,7 +55,7 @@ def may_be_reached(address: Address, open_: Networks = ()) -> bool:
     plain = (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
     if any(plain in network for network in open_ if network.version == plain.version):
         return True
-    relayed = any(plain in network for network in _RELAYS if network.version == plain.version)
+    relayed = any(plain in network for network in _RELAYS + _NOBODYS if network.version == plain.version)
     return plain.is_global and not plain.is_multicast and not relayed
 
 

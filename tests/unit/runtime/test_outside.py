@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import socket
+import ssl
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import httpcore
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from contracts.errors import Permanent
 from runtime import outside
@@ -28,6 +35,9 @@ PRIVATE = (
     "198.18.0.1",
     "192.0.2.1",
     "192.88.99.1",
+    "192.0.0.9",
+    "168.63.129.16",
+    "3fff::1",
     "240.0.0.1",
     "::",
     "::1",
@@ -118,7 +128,7 @@ async def test_the_address_that_was_judged_is_the_one_that_is_asked(monkeypatch:
 
     server = await asyncio.start_server(answer, ["127.0.0.2", "127.0.0.3"], 0)
     async with server, outside.pool(outside.networks("127.0.0.2/32")) as pool:
-        port = server.sockets[0].getsockname()[1]
+        port = dict(one.getsockname() for one in server.sockets)["127.0.0.2"]
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", rebinding, raising=False)
         response = await pool.request("GET", f"http://rebinding.test:{port}/")
         assert (response.content, asked) == (b"127.0.0.2", ["rebinding.test"])
@@ -152,3 +162,44 @@ async def test_a_name_that_is_none_is_no_connection() -> None:
     async with outside.pool() as pool:
         with pytest.raises(httpcore.ConnectError):
             await pool.request("GET", "http://nowhere.invalid/")
+
+
+async def test_tls_is_verified_for_the_name_and_not_for_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def here(host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    async def ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    theirs, believed = authority(tmp_path, "good.test")
+    server = await asyncio.start_server(ok, "127.0.0.1", 0, ssl=theirs)
+    async with server, outside.pool(outside.networks("127.0.0.1"), tls=believed) as pool:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", here, raising=False)
+        assert (await pool.request("GET", f"https://good.test:{port}/")).status == 204
+        with pytest.raises(httpcore.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            await pool.request("GET", f"https://evil.test:{port}/")
+
+
+def authority(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """(what a server of this name shows, what believes it)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    who, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(who, who, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, secret = folder / "certificate.pem", folder / "key.pem"
+    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(pem, secret)
+    return theirs, ssl.create_default_context(cafile=str(pem))
