@@ -108,6 +108,7 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("WEIGHTS_INVALID",          False, _O, 500, "A file of weights is not the one that was pinned."),
     ErrorCode("WEIGHTS_UNAVAILABLE",      True,  _O, 503, "A file of weights cannot be fetched."),
     ErrorCode("NO_PROVIDER",              True,  _O, 503, "No allowed provider is available for this function."),
+    ErrorCode("POLICY_UNMET",             False, _O, 503, "Nobody who may do this work meets the tenant's policy."),
     ErrorCode("PROVIDER_UNKNOWN",         False, _C, 404, "No provider has this name here."),
     ErrorCode("PROVIDER_UNAVAILABLE",     True,  _N, 503, "The provider takes no work at the moment."),
     ErrorCode("PROVIDER_RATE_LIMITED",    True,  _N, 503, "The provider takes no more work before a certain time."),

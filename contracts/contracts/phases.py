@@ -53,7 +53,8 @@ class RunPhase(_Attempt):
 
     `providers` are the only ones that may do it, in no order; empty: any. `engine` names the one
     kind of engine that may do it (`cpu`: the fallback, `gpu`: no fallback), None: the best there is.
-    `force`: do it again, though a result of the same work is there.
+    `force`: do it again, though a result of the same work is there. `sensitive`: only providers that meet
+    the tenant's policy may do it, whoever else is named.
     """
 
     TYPE: ClassVar[str] = "phase.v1.run"
@@ -65,6 +66,7 @@ class RunPhase(_Attempt):
     engine: str | None = None
     providers: list[str] = Field(default_factory=list)
     force: bool = False
+    sensitive: bool = False
 
     @property
     def prefix(self) -> str:

@@ -27,12 +27,13 @@ from contracts.envelope import (
     Usage,
 )
 from contracts.phases import RunPhase
-from gpu_bridge import terms
+from gpu_bridge import policy, terms
 from gpu_bridge.call import State
 from gpu_bridge.catalog import FUNCTIONS, Clocks, Function
 from gpu_bridge.handlers import Handlers
 from gpu_bridge.ledger import Ledger
 from gpu_bridge.marks import MarkStore
+from gpu_bridge.policy import Policy
 from gpu_bridge.providers.port import Available, Broken, Capabilities, Ended, News, Pending, Provider, Unavailable
 from gpu_bridge.submitter import Submitter
 from gpu_bridge.tables import OUTBOX
@@ -280,6 +281,7 @@ class Desk:
         pace: Pace = QUICK,
         in_flight_max: int = 5000,
         long: bool = False,
+        obeyed: Policy | None = None,
         **clocks: float,
     ) -> Bridge:
         """One process of the bridge, at rest. Its function goes to these providers, in this order."""
@@ -293,7 +295,7 @@ class Desk:
         )
         ledger = Ledger(self.engine, Outbox(self.engine, OUTBOX, self.nc.jetstream()))
         marks, arrived = MarkStore(self.objects), asyncio.Event()
-        vendors = Vendors(providers, offered, own_workers=2)
+        vendors = Vendors(providers, offered, obeyed or policy.read(), own_workers=2)
         watcher = Watcher(ledger, marks, vendors, self.nc.jetstream(), arrived, functions, pace)
         submitter = Submitter(ledger, marks, vendors, watcher, arrived, in_flight_max, functions)
         handlers = Handlers(ledger, marks, vendors, arrived, watcher.stop, functions)

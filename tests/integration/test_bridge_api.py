@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import error
 from contracts.phases import RUN_STYLE
-from gpu_bridge import api, terms
+from gpu_bridge import api, policy, terms
 from gpu_bridge.app import build
 from gpu_bridge.call import CLAIM, PROGRESS, RESULT
 from gpu_bridge.catalog import FUNCTIONS
@@ -102,6 +102,9 @@ async def test_every_provider_of_the_catalogue_is_listed_here_or_not(site: Site)
     assert {f["takes_work"] for f in local["functions"]} == {True}
     assert (local["in_flight"], local["in_flight_max"], local["currency"]) == (0, 1, "USD")
     assert {price["device"] for price in modal["prices"]} >= {"L4", "cpu"}
+    assert [row["allowed"] for row in (*local["sensitive"], *modal["sensitive"])] == [True, False]
+    assert "no FERPA is in force" in modal["sensitive"][0]["why"]
+    assert (modal["declared"]["retention_s"], modal["declared"]["as_of"]) == (604800, "2026-09-18")
 
 
 # -- an operator's word -----------------------------------------------------------------------------
@@ -263,7 +266,7 @@ async def scripted(
 
     @contextlib.asynccontextmanager
     async def compose(app: FastAPI) -> AsyncIterator[None]:
-        vendors = Vendors([provider], terms.read(), 1)
+        vendors = Vendors([provider], terms.read(), policy.read(), 1)
         app.state.use_cases = api.UseCases(site.engine, vendors, MarkStore(objects), still_there_s=0.05)
         yield
         objects.close()

@@ -20,7 +20,7 @@ from contracts.envelope import CallRequest, CallResponse, ItemError, ItemResult
 from contracts.errors import error
 from contracts.phases import PhaseDeferred, RunPhase
 from contracts.uploads import UploadReceived
-from gpu_bridge import store, watcher
+from gpu_bridge import policy, store, watcher
 from gpu_bridge.call import Call, State
 from gpu_bridge.providers.port import Available, Broken, Pending, Unavailable
 from gpu_bridge.settings import Settings
@@ -102,6 +102,22 @@ async def test_a_command_is_one_call_one_epoch_and_one_outcome(desk: Desk) -> No
     [artifact] = told_so.body["artifacts"]
     assert artifact["key"] == f"calls/demo/{row.key}/1/image.png"
     assert near.bodies == [row.key]
+
+
+async def test_sensitive_work_passes_by_whom_its_policy_bars_and_its_outcome_says_so(desk: Desk) -> None:
+    strict = policy.read()
+    own = strict.providers["local"]
+    obeyed = strict.model_copy(update={"providers": {"home": own, "near": strict.providers["modal"]}})
+    near, home = Scripted(answer=succeeded), Scripted("home", "cpu", answer=on_cpu)
+    bridge = await desk.runs(near, home, limits={"near": ROOMY.model_copy(update={"batch": 4})}, obeyed=obeyed)
+    open_work = await desk.written(bridge)
+    await desk.over(open_work)
+    kept_in = open_work.model_copy(update={"job_id": uuid4(), "sensitive": True})  # the same work, but for that
+    await desk.follows(bridge, kept_in)
+    told_so = await outcome(desk.nc, kept_in)
+    assert (told_so.subject, told_so.body["degraded"]) == ("evt.phase.v1.succeeded", True)
+    assert "no FERPA is in force" in told_so.body["facts"]["providers_barred"]["near"]
+    assert (len(near.submitted), (await desk.over(kept_in)).provider) == (1, "home")
 
 
 async def test_the_books_tell_queue_start_and_run_apart_and_what_it_cost(desk: Desk) -> None:

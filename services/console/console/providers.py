@@ -38,6 +38,14 @@ class Price(Read):
     as_of: date
 
 
+class Sensitive(Read):
+    """Whether a provider is given a tenant's sensitive work; `tenant` None: of all without a policy of their own."""
+
+    tenant: str | None = None
+    allowed: bool
+    why: str = ""
+
+
 class Provider(Read):
     """A provider: what it is, what was said of it, how it is, and what it has."""
 
@@ -53,6 +61,7 @@ class Provider(Read):
     functions: tuple[FunctionState, ...] = ()
     currency: str = ""
     prices: tuple[Price, ...] = ()
+    sensitive: tuple[Sensitive, ...] = ()
 
     @property
     def is_gpu_at_work(self) -> bool:

@@ -29,7 +29,24 @@ def provider_list(providers: Sequence[Provider], now: datetime) -> RenderableTyp
             mark, style = WORKS if function.takes_work else NOT
             table.add_row(*head, plain(function.function), Text(mark, style), _why(one, function, now))
             head = [""] * len(head)
-    return table if providers else Text("No providers.", "dim")
+    if not providers:
+        return Text("No providers.", "dim")
+    return Group(table, Text(""), _sensitive(providers)) if any(one.sensitive for one in providers) else table
+
+
+def _sensitive(providers: Sequence[Provider]) -> RenderableType:
+    """Who is given sensitive work of whom, and why not."""
+    table = grid("sensitive work of", "may go to", "", "why not")
+    tenants = dict.fromkeys(row.tenant for one in providers for row in one.sensitive)
+    for tenant in tenants:
+        head = plain(tenant) if tenant else "every other tenant" if len(tenants) > 1 else "every tenant"
+        for one in providers:
+            for row in one.sensitive:
+                if row.tenant == tenant:
+                    mark, style = WORKS if row.allowed else NOT
+                    table.add_row(head, plain(one.name), Text(mark, style), plain(row.why))
+                    head = ""
+    return table
 
 
 def _style(mode: str) -> str:

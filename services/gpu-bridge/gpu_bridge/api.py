@@ -19,6 +19,7 @@ from contracts.errors import SafelightError, error
 from gpu_bridge import smoke, store
 from gpu_bridge.catalog import FUNCTIONS
 from gpu_bridge.marks import MarkStore
+from gpu_bridge.policy import Policy
 from gpu_bridge.providers.port import Provider, Unavailable
 from gpu_bridge.vendors import WORKING, Mode, Vendors, known_functions, set_mode
 from runtime import clock, logs
@@ -66,6 +67,26 @@ class FunctionView(BaseModel):
     until: datetime | None
 
 
+class SensitiveView(BaseModel):
+    """Whether a provider is given a tenant's sensitive work; `tenant` null: of all that have no policy of their own."""
+
+    tenant: str | None
+    allowed: bool
+    why: str
+
+
+class DeclaredView(BaseModel):
+    """What a provider declares, as read on a day at a place; of `retention_s` null: it does not say."""
+
+    own: bool
+    retention_s: float | None
+    regions: list[str]
+    agreements: list[str]
+    offered: list[str]
+    as_of: date
+    source: str
+
+
 class ProviderView(BaseModel):
     """A provider: what it is, what operators said of it, how it is, and what it has."""
 
@@ -84,6 +105,8 @@ class ProviderView(BaseModel):
     functions: list[FunctionView]
     currency: str
     prices: list[PriceView]
+    declared: DeclaredView | None
+    sensitive: list[SensitiveView]
 
 
 class ModeChange(BaseModel):
@@ -134,7 +157,22 @@ def _view(vendors: Vendors, name: str, in_flight: int) -> ProviderView:
         functions=functions,
         currency=vendors.terms.currency,
         prices=[PriceView(device=p.device, per_s=p.per_s, as_of=p.as_of) for p in prices],
+        declared=_declared(vendors.policy, name),
+        sensitive=_sensitive(vendors.policy, name),
     )
+
+
+def _declared(policy: Policy, name: str) -> DeclaredView | None:
+    declared = policy.providers.get(name)
+    return DeclaredView(**declared.model_dump()) if declared else None
+
+
+def _sensitive(policy: Policy, name: str) -> list[SensitiveView]:
+    found = []
+    for tenant in (None, *sorted(policy.tenants)):
+        why = "; ".join(policy.bars(tenant or "", name))
+        found.append(SensitiveView(tenant=tenant, allowed=not why, why=why))
+    return found
 
 
 class Tested(BaseModel):

@@ -10,7 +10,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from contracts import topology
-from gpu_bridge import api, terms
+from gpu_bridge import api, policy, terms
 from gpu_bridge.handlers import Handlers
 from gpu_bridge.ledger import LEASE_S, SOURCE, Ledger
 from gpu_bridge.marks import MarkStore
@@ -68,7 +68,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             js = nc.jetstream()
             ledger = Ledger(engine, Outbox(engine, OUTBOX, js))
             marks = MarkStore(objects)
-            vendors = Vendors(here, offered, settings.local_workers)
+            vendors = Vendors(here, offered, policy.read(settings.gpu_policy), settings.local_workers)
             arrived = asyncio.Event()
             watcher = Watcher(ledger, marks, vendors, js, arrived)
             submitter = Submitter(ledger, marks, vendors, watcher, arrived, settings.calls_in_flight_max)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -94,7 +95,8 @@ class Call:
     """One call as the process sees it that holds its lease. Some hundred bytes: thousands are watched at once.
 
     `key` with `epoch` and `leased_by` names this lease. `spawned_at` is when the epoch was begun,
-    `started_at` when the function claimed it. `code` says why it is being stopped, if a clock did.
+    `started_at` when the function claimed it. `code` says why it is being stopped, if a clock did. `sensitive`:
+    only whom its tenant's policy allows may do it.
     """
 
     key: str
@@ -109,6 +111,7 @@ class Call:
     spawned_at: datetime
     started_at: datetime | None = None
     code: str | None = None
+    sensitive: bool = False
 
     @property
     def prefix(self) -> str:
@@ -130,8 +133,8 @@ def idempotency_key(command: RunPhase, function: Function) -> str:
     """What a call is called: sha256 over all that its result depends on, and over who may do it.
 
     Tenant, function and version, parameters as canonical JSON, hashes of the inputs that the
-    function reads. Who may do it is in it, so that work which must stay at home never follows work
-    that went out.
+    function reads. Who may do it is in it, and that it is sensitive if it is, so that work which must
+    stay at home never follows work that went out.
 
     Raises:
         SafelightError: OBJECT_MISSING when the command lacks an input.
@@ -141,7 +144,7 @@ def idempotency_key(command: RunPhase, function: Function) -> str:
         if role not in command.inputs:
             raise error("OBJECT_MISSING", f"the command names no object for the role {role}")
         inputs[role] = command.inputs[role].sha256
-    work = {
+    work: dict[str, Any] = {
         "tenant": command.tenant,
         "function": function.label,
         "parameters": command.parameters,
@@ -149,6 +152,8 @@ def idempotency_key(command: RunPhase, function: Function) -> str:
         "engine": command.engine,
         "providers": sorted(command.providers),
     }
+    if command.sensitive:
+        work["sensitive"] = True
     text = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -190,6 +195,7 @@ def must_end_by(clocks: Clocks, calls: int, deadline: datetime, now: datetime) -
 # -- outcomes -------------------------------------------------------------------------------------
 
 Outcome = PhaseSucceeded | PhaseFailed | PhaseDeferred
+_NOBODY: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +236,19 @@ def deferred(command: RunPhase, provider: str, code: str, until: datetime, at: d
     return PhaseDeferred(**about(command), provider=provider, code=code, until=until, at=at)
 
 
-def kept(call: Call, function: Function, item: ItemResult, engine: str, device: str) -> Kept:
-    """What is kept of a provider's answer.
+def alike(command: RunPhase, function: Function) -> str:
+    """What calls that travel together have in common; sensitive ones only travel with their own tenant's."""
+    loaded = [command.inputs[role].sha256 for role in function.alike]
+    return "|".join([*(["sensitive", command.tenant] if command.sensitive else []), *loaded])
+
+
+BARRED: Final = "providers_barred"  # the fact that says who was passed over for a policy, and why
+
+
+def kept(
+    call: Call, function: Function, item: ItemResult, engine: str, device: str, barred: Mapping[str, str] = _NOBODY
+) -> Kept:
+    """What is kept of a provider's answer. `barred`: who was not asked for the tenant's policy, and why.
 
     Raises:
         SafelightError: ANSWER_INVALID when it names other objects than it was asked to write: a
@@ -243,7 +260,9 @@ def kept(call: Call, function: Function, item: ItemResult, engine: str, device: 
     artifacts = tuple(
         Artifact(name=function.outputs[role], **stored.model_dump()) for role, stored in item.outputs.items()
     )
-    return Kept(artifacts, item.facts, engine, degraded=device == "cpu" and function.wants_gpu)
+    degraded = device == "cpu" and function.wants_gpu
+    facts = item.facts | {BARRED: dict(barred)} if barred and degraded else item.facts
+    return Kept(artifacts, facts, engine, degraded)
 
 
 NUMBERS_MAX: Final = 16  # facts of a progress mark that travel in a message

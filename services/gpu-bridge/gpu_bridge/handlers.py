@@ -13,7 +13,7 @@ from contracts.errors import SafelightError, error
 from contracts.phases import RunPhase, StopPhase
 from contracts.uploads import UploadReceived
 from gpu_bridge import store
-from gpu_bridge.call import failed, idempotency_key, succeeded
+from gpu_bridge.call import alike, failed, idempotency_key, succeeded
 from gpu_bridge.catalog import FUNCTIONS, Function, function_of
 from gpu_bridge.ledger import Ledger, message
 from gpu_bridge.marks import MarkStore
@@ -82,9 +82,9 @@ class Handlers:
                         lacks = failed(one.command, "OBJECT_MISSING", "the command lacks an input", None, now)
                         messages.append(message(follower, lacks))
                         continue
-                    alike = "|".join(one.command.inputs[role].sha256 for role in one.function.alike)
+                    together = alike(one.command, one.function)
                     kept = await store.follow(
-                        conn, one.key, one.function, alike, one.command, follower.traceparent, now
+                        conn, one.key, one.function, together, one.command, follower.traceparent, now
                     )
                     if kept is not None:
                         log.info("call.known", key=one.command.key, call=one.key)

@@ -209,6 +209,8 @@ async def queued(conn: AsyncConnection, function: str, most: int) -> list[Queued
             CALLS.c.command["providers"].label("providers"),
             CALLS.c.refused_by,
             CALLS.c.code,
+            CALLS.c.tenant,
+            CALLS.c.command["sensitive"].label("sensitive"),
         )
         .where(CALLS.c.function == function, CALLS.c.state == State.QUEUED)
         .order_by(CALLS.c.queued_at, CALLS.c.key)
@@ -216,7 +218,18 @@ async def queued(conn: AsyncConnection, function: str, most: int) -> list[Queued
         .with_for_update(skip_locked=True)
     )
     return [
-        Queued(r.key, r.alike, r.queued_at, r.deadline, r.engine, tuple(r.providers or ()), tuple(r.refused_by), r.code)
+        Queued(
+            r.key,
+            r.alike,
+            r.queued_at,
+            r.deadline,
+            r.engine,
+            tuple(r.providers or ()),
+            tuple(r.refused_by),
+            r.code,
+            r.tenant,
+            bool(r.sensitive),
+        )
         for r in rows
     ]
 
@@ -457,6 +470,7 @@ def _call(row: Row[Any], spawned_at: datetime, started_at: datetime | None = Non
         spawned_at=spawned_at,
         started_at=started_at,
         code=row.code,
+        sensitive=bool(row.command.get("sensitive")),
     )
 
 

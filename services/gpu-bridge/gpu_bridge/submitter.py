@@ -84,7 +84,9 @@ class Submitter:
                 if not queued:
                     continue
                 now = clock.now()
-                found = turns(function, queued, self.vendors.openings(function, in_flight, now), now)
+                found = turns(
+                    function, queued, self.vendors.openings(function, in_flight, now), now, self.vendors.policy
+                )
                 messages.append(await self.ledger.end_queued(conn, found.ending))
                 for name, keys in found.going:
                     calls = await store.begin(conn, self.ledger.me, keys, name, now)

@@ -2,7 +2,8 @@
 
 A call goes to the first provider of its function's order that may do it and takes work. One that
 is merely full is waited for, until the call's time in the queue is over; one that takes no work
-(paused, ill, its circuit open) is passed over; when all are, the call is deferred.
+(paused, ill, its circuit open) is passed over; when all are, the call is deferred. Sensitive work goes to nobody
+whom its tenant's policy bars, and nobody waits for such a one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import datetime, timedelta
 
 from gpu_bridge.call import Move
 from gpu_bridge.catalog import Function, allowed
+from gpu_bridge.policy import Policy
 from gpu_bridge.providers.port import Available, Unavailable
 from gpu_bridge.terms import Limits
 
@@ -29,6 +31,8 @@ class Queued:
     providers: tuple[str, ...]
     refused_by: tuple[str, ...]
     code: str | None
+    tenant: str = ""
+    sensitive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,9 @@ class Turns:
         self.next_at = min(self.next_at or at, at)
 
 
-def turns(function: Function, queued: Sequence[Queued], openings: Mapping[str, Opening], now: datetime) -> Turns:
+def turns(
+    function: Function, queued: Sequence[Queued], openings: Mapping[str, Opening], now: datetime, policy: Policy
+) -> Turns:
     """What becomes of these queued calls of one function."""
     devices = {name: opening.device for name, opening in openings.items()}
     found = Turns()
@@ -83,7 +89,8 @@ def turns(function: Function, queued: Sequence[Queued], openings: Mapping[str, O
             found.ending.append(Ending(one.key, Move.FAIL, code))
             continue
         names = allowed(function, one.engine, one.providers, devices)
-        left = [openings[name] for name in names if name not in one.refused_by]
+        barred = policy.barred(one.tenant, names) if one.sensitive else {}
+        left = [openings[name] for name in names if name not in one.refused_by and name not in barred]
         taker = next((opening for opening in left if opening.takes_work), None)
         if taker is not None:
             waiting.setdefault(taker.name, []).append(one)
@@ -91,7 +98,7 @@ def turns(function: Function, queued: Sequence[Queued], openings: Mapping[str, O
         elif left:
             found.ending.append(_deferred(one, left))
         else:
-            found.ending.append(Ending(one.key, Move.FAIL, (names and one.code) or "NO_PROVIDER"))
+            found.ending.append(Ending(one.key, Move.FAIL, _why_nobody(one, names, barred)))
     for name, calls in waiting.items():
         opening = openings[name]
         batches, next_at = grouped(calls, opening.limits, opening.room, now)
@@ -99,6 +106,12 @@ def turns(function: Function, queued: Sequence[Queued], openings: Mapping[str, O
         if next_at is not None:
             found.look_at(next_at)
     return found
+
+
+def _why_nobody(one: Queued, names: Sequence[str], barred: Mapping[str, str]) -> str:
+    if names and len(barred) == len(names):
+        return "POLICY_UNMET"
+    return one.code if names and one.code else "NO_PROVIDER"
 
 
 def _deferred(one: Queued, ill: Sequence[Opening]) -> Ending:

@@ -16,6 +16,7 @@ from contracts.errors import ERRORS, SafelightError, error
 from gpu_bridge.breaker import Breaker
 from gpu_bridge.call import Call
 from gpu_bridge.catalog import FUNCTIONS, Function
+from gpu_bridge.policy import Policy
 from gpu_bridge.providers.port import Available, Provider, Unavailable
 from gpu_bridge.tables import PROVIDERS
 from gpu_bridge.terms import Limits, Terms
@@ -56,8 +57,9 @@ class _Vendor:
 class Vendors:
     """Whom to give work to. `own_workers`: how many calls a provider without a limit does at once."""
 
-    def __init__(self, providers: Sequence[Provider], terms: Terms, own_workers: int) -> None:
+    def __init__(self, providers: Sequence[Provider], terms: Terms, policy: Policy, own_workers: int) -> None:
         self.terms = terms
+        self.policy = policy
         self.breaker = Breaker()
         self.modes: Mapping[str, Mode] = {}
         self._vendors: dict[str, _Vendor] = {}
@@ -131,6 +133,10 @@ class Vendors:
             return Unavailable("PROVIDER_RATE_LIMITED", vendor.cool_until)
         until = self.breaker.of(name, function.name).blocked_until(now)
         return Unavailable("PROVIDER_UNAVAILABLE", until) if until else Available()
+
+    def barred(self, tenant: str, function: Function) -> dict[str, str]:
+        """The providers that are here and could do it, but may not be given a tenant's sensitive work; and why."""
+        return self.policy.barred(tenant, [name for name in function.providers if name in self._vendors])
 
     def openings(self, function: Function, in_flight: Mapping[str, int], now: datetime) -> dict[str, Opening]:
         """Each provider of the function that is here, as a call of it finds it."""

@@ -218,7 +218,9 @@ class Visitor:
                     else self._ledger.fail(call, run, item.error.detail, spans)
                 )
             else:
-                found = kept(call, self._functions[call.function], item, engine, device)
+                function = self._functions[call.function]
+                barred = self._vendors.barred(call.tenant, function) if call.sensitive else {}
+                found = kept(call, function, item, engine, device, barred)
                 await self._ledger.succeed(call, found, self._run(call, device, usage, None), spans)
         except SafelightError as problem:
             if problem.row.transient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from gpu_bridge.call import Move
 from gpu_bridge.catalog import function_named
+from gpu_bridge.policy import Policy
 from gpu_bridge.providers.port import Available, Unavailable
 from gpu_bridge.terms import Limits
 from gpu_bridge.turns import Opening, Queued, grouped, turns
@@ -35,6 +37,36 @@ def call(key: str = "k", at: float = 100, alike: str = "", **changes: Any) -> Qu
     return Queued(key, alike, s(at), **about | changes)
 
 
+def secret(key: str = "k", tenant: str = "school", **changes: Any) -> Queued:
+    """A call of sensitive work."""
+    return call(key, tenant=tenant, sensitive=True, **changes)
+
+
+_STRICT = """
+[providers.local]
+own = true
+as_of = 2026-01-01
+source = "here"
+
+[providers.modal]
+retention_s = 60
+regions = ["us-east"]
+agreements = ["DPA"]
+as_of = 2026-01-01
+source = "there"
+
+[default]
+agreements = ["FERPA"]
+retention_s_max = 60
+
+[tenants.studio]
+agreements = ["DPA"]
+regions = ["us"]
+retention_s_max = 60
+"""
+STRICT = Policy.model_validate(tomllib.loads(_STRICT))  # of all but the studio, modal may not have sensitive work
+
+
 def ill(until: float, code: str = "PROVIDER_UNAVAILABLE") -> Unavailable:
     return Unavailable(code, s(until))
 
@@ -49,7 +81,7 @@ def local(state: Available | Unavailable = Available(), room: int = 9) -> Openin
 
 def told(queued: Sequence[Queued], *openings: Opening) -> str:
     """What becomes of them, in words: "a,b to modal; c fail NO_PROVIDER; rest waits"."""
-    found = turns(STYLE, queued, {one.name: one for one in openings}, NOW)
+    found = turns(STYLE, queued, {one.name: one for one in openings}, NOW, STRICT)
     words = [f"{','.join(keys)} to {name}" for name, keys in found.going]
     words += [f"{e.key} {e.move} {e.code}" + (f" {e.provider}" if e.provider else "") for e in found.ending]
     gone = {key for _, keys in found.going for key in keys} | {e.key for e in found.ending}
@@ -91,6 +123,28 @@ def told(queued: Sequence[Queued], *openings: Opening) -> str:
             "k fail PROVIDER_REJECTED",
             id="when all have refused it, the last reason is told",
         ),
+        pytest.param(secret(), [modal(), local()], "k to local", id="sensitive work passes over whom its policy bars"),
+        pytest.param(secret(tenant="studio"), [modal(), local()], "k to modal", id="and goes where its policy allows"),
+        pytest.param(secret(), [modal(), local(room=0)], "k waits", id="it waits for the own CPU beside an idle GPU"),
+        pytest.param(
+            secret(),
+            [modal(), local(ill(400))],
+            "k defer PROVIDER_UNAVAILABLE local",
+            id="it is deferred until one that may do it is back, not one that may not",
+        ),
+        pytest.param(secret(engine="cpu"), [modal(), local()], "k to local", id="its fallback is allowed"),
+        pytest.param(
+            secret(providers=("modal",)),
+            [modal(), local()],
+            "k fail POLICY_UNMET",
+            id="when its phase names nobody else, it fails and says why",
+        ),
+        pytest.param(
+            secret(refused_by=("local",), code="CALL_LOST"),
+            [modal(), local()],
+            "k fail CALL_LOST",
+            id="who refused it is the reason, not who was barred",
+        ),
         pytest.param(call(deadline=s(100)), [modal()], "k fail CALL_DEADLINE", id="nobody waits for it any more"),
         pytest.param(call(at=-140), [modal()], "k fail CALL_QUEUE_DEADLINE", id="it has waited too long"),
         pytest.param(call(at=-139), [modal(room=0)], "k waits", id="or not quite"),
@@ -104,14 +158,14 @@ def test_what_becomes_of_a_call(one: Queued, openings: list[Opening], what: str)
 
 
 def test_who_is_deferred_is_told_whom_to_wait_for_and_until_when() -> None:
-    found = turns(STYLE, [call()], {"modal": modal(ill(300)), "local": local(ill(400))}, NOW)
+    found = turns(STYLE, [call()], {"modal": modal(ill(300)), "local": local(ill(400))}, NOW, STRICT)
     [ending] = found.ending
     assert (ending.move, ending.provider, ending.until) == (Move.DEFER, "modal", s(300))
 
 
 def test_who_waits_for_room_is_looked_at_when_the_wait_is_over() -> None:
-    assert turns(STYLE, [call()], {"modal": modal(room=0)}, NOW).next_at == s(100 + STYLE.clocks.queue_s)
-    assert turns(STYLE, [call(deadline=s(150))], {"modal": modal(room=0)}, NOW).next_at == s(150)
+    assert turns(STYLE, [call()], {"modal": modal(room=0)}, NOW, STRICT).next_at == s(100 + STYLE.clocks.queue_s)
+    assert turns(STYLE, [call(deadline=s(150))], {"modal": modal(room=0)}, NOW, STRICT).next_at == s(150)
 
 
 # -- many -------------------------------------------------------------------------------------------
@@ -199,6 +253,8 @@ calls = st.lists(
         providers=st.sampled_from(((), ("local",), ("modal", "local"))),
         refused_by=st.sampled_from(((), ("modal",), ("modal", "local"))),
         code=st.sampled_from((None, "CALL_LOST")),
+        tenant=st.sampled_from(("school", "studio")),
+        sensitive=st.booleans(),
     ),
     max_size=12,
 ).map(lambda found: [Queued(f"k{n:02}", *_rest(one)) for n, one in enumerate(found)])
@@ -213,13 +269,15 @@ def _rest(one: Queued) -> tuple[Any, ...]:
         one.providers,
         one.refused_by,
         one.code,
+        one.tenant,
+        one.sensitive,
     )
 
 
 @given(calls, openings)
 def test_turns(queued: list[Queued], there: dict[str, Opening]) -> None:
     known = {one.key: one for one in queued}
-    found = turns(STYLE, queued, there, NOW)
+    found = turns(STYLE, queued, there, NOW, STRICT)
     going = [(name, key) for name, keys in found.going for key in keys]
     ended = [ending.key for ending in found.ending]
     seen = Counter([*(key for _, key in going), *ended])
@@ -230,6 +288,7 @@ def test_turns(queued: list[Queued], there: dict[str, Opening]) -> None:
         assert one.engine in (None, opening.device)
         assert not one.providers or name in one.providers
         assert name not in one.refused_by
+        assert not (one.sensitive and STRICT.bars(one.tenant, name)), "a policy holds whatever else is the case"
         assert one.deadline > NOW
     for name, count in Counter(name for name, _ in going).items():
         assert count <= max(0, there[name].room)

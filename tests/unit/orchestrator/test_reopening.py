@@ -387,3 +387,11 @@ def test_kept_artifacts_stay_with_their_phase() -> None:
     world = World(CHAIN).begins().succeeds("a", artifacts=[artifact("list.json")]).fails("d", "OBJECT_MISSING")
     assert [name for name, _ in world.buried[0].artifacts] == ["a"]
     assert len(world.is_retried().unit("a").artifacts) == 1
+
+
+def test_sensitive_work_is_so_in_its_retry_its_fallback_its_upgrade_and_its_replay() -> None:
+    world = World(replace(CHAIN, sensitive=True)).begins().succeeds("a", faces=[1]).succeeds("d")
+    world.fails("b", "CALL_LOST").wakes().fails("b", "CALL_LOST").succeeds("b", image=True)
+    world.fails("c", "OBJECT_MISSING").is_retried().succeeds("c").is_retried(Retry.DEGRADED)
+    assert world.keys == ["a.1", "b.1", "d.1", "b.2", "b.3", "c.1", "c.2", "b.4"]
+    assert all(command.sensitive for command in world.commands)

@@ -86,8 +86,7 @@ class Pipeline:
 
     `deadline_s` is for the work of one job; while a job waits for room or for a provider it is
     renewed, until `expires_s` after its start, when it ends whatever it waits for. `lane` says who
-    goes first. `sensitive`: what it works on is personal, and goes to such providers only as the
-    tenant's policy allows.
+    goes first. `sensitive` work goes to no provider that the tenant's policy bars.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

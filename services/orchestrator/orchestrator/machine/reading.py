@@ -94,6 +94,7 @@ class Reading:
             engine=state.engine_only,
             providers=list(phase.providers),
             force=state.force,
+            sensitive=self._pipeline.sensitive,
         )
 
     def _inputs(self, phase: Phase, item: str | None) -> dict[str, ObjectRef]:

@@ -160,6 +160,7 @@ _TYPES: Final = {
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "a text",
+    "bool_type": "true or false",
     "tuple_type": "a list",
     "dict_type": "a mapping",
 }
