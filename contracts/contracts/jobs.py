@@ -45,7 +45,8 @@ class ItemCounts(BaseModel):
 class PhaseChange(BaseModel):
     """A phase, or one item of it, moved; all that is known of it now.
 
-    `attempt` counts the tries, from 1 (0 for a skipped phase). `retry_at` is set while it waits for
+    `attempt` counts the tries, from 1 (0 for a skipped phase, and for one that an earlier version's job
+    has done: `made_by`). `retry_at` is set while it waits for
     its next try, `code` when the last try failed. A skipped phase with a code is an optional one
     that could not be done. `items` counts the items of a phase that fans out.
     """
@@ -67,6 +68,7 @@ class PhaseChange(BaseModel):
     artifacts: list[Artifact] = Field(default_factory=list)
     facts: Facts = Field(default_factory=dict)
     items: ItemCounts | None = None
+    made_by: UUID | None = None
 
 
 class _JobEvent(Message):
@@ -85,7 +87,11 @@ class _JobEvent(Message):
 
 
 class JobStarted(_JobEvent):
-    """A job exists and pins its pipeline. `phases` are in the order of the table."""
+    """A job exists and pins its pipeline. `phases` are in the order of the table.
+
+    What a new version (`edit_of` another job) takes over from that one is told by `job.v1.changed` of
+    the same revision.
+    """
 
     TYPE: ClassVar[str] = "job.v1.started"
 
@@ -95,6 +101,8 @@ class JobStarted(_JobEvent):
     pipeline_version: int
     phases: list[str]
     deadline: datetime
+    edit_of: UUID | None = None
+    version: int = 1
 
 
 class JobChanged(_JobEvent):

@@ -25,6 +25,8 @@ class UploadReceived(Message):
     `attachments` are stored objects that the pipeline's phases read beside the original
     (a style's LUT, pinned at this moment). `options` are the caller's choices, checked by ingest.
     `batch_id` says which jobs were submitted together; `lane` overrides the pipeline's.
+    `edit_of` is the job of which this is another version: the same file with other options, of which
+    only what they change is done again. Versions of an upload count from 1.
     """
 
     TYPE: ClassVar[str] = "upload.v1.received"
@@ -38,6 +40,8 @@ class UploadReceived(Message):
     options: dict[str, JsonValue] = Field(default_factory=dict)
     batch_id: UUID | None = None
     lane: Lane | None = None
+    edit_of: UUID | None = None
+    version: int = 1
     received_at: datetime
 
 

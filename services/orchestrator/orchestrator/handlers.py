@@ -37,7 +37,7 @@ from contracts.phases import (
 from contracts.topology import COMMANDS
 from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
 from orchestrator import letters
-from orchestrator.machine.inputs import Begin, Deferred, Failed, Input, Progressed, Succeeded
+from orchestrator.machine.inputs import Base, Begin, Deferred, Failed, Input, Progressed, Succeeded
 from orchestrator.shell import Arrived, Shell
 from runtime import clock, logs, postgres, telemetry
 from runtime.outbox import Outgoing, publish
@@ -71,7 +71,7 @@ class Handlers:
 
         What was committed is published while the next batch is already being decided.
         """
-        _, messages = await self.shell.commit([self._arrived(delivery) for delivery in deliveries])
+        _, messages = await self.shell.commit([await self._arrived(delivery) for delivery in deliveries])
         while len(self._publishing) >= PUBLISHING_MAX:
             await asyncio.wait(self._publishing, return_when=asyncio.FIRST_COMPLETED)
         if messages:
@@ -83,12 +83,15 @@ class Handlers:
         """Wait for what is being published."""
         await asyncio.gather(*self._publishing, return_exceptions=True)
 
-    def _arrived(self, delivery: Delivery) -> Arrived:
+    async def _arrived(self, delivery: Delivery) -> Arrived:
         now = clock.now()
         given: Input
         if delivery.subject == UPLOAD_RECEIVED.subject:
             upload = UploadReceived.model_validate_json(delivery.body)
-            given = Begin(upload, self.shell.newest(upload.pipeline), now, delivery.traceparent)
+            # Read before the transaction and without a lock: what a phase has made is there for good.
+            found = await self.shell.read(upload.edit_of) if upload.edit_of else None
+            base = Base(found[0].job, found[1]) if found else None
+            given = Begin(upload, self.shell.newest(upload.pipeline), now, delivery.traceparent, base)
             return Arrived(upload.job_id, given, delivery.message_id, delivery.traceparent)
         read = _READ.get(delivery.subject)
         if read is None:

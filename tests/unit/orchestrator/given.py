@@ -21,6 +21,7 @@ from orchestrator.machine.decide import Room, decide
 from orchestrator.machine.effects import Bury, Command, Event, Stop
 from orchestrator.machine.inputs import (
     Admitted,
+    Base,
     Begin,
     Cancel,
     Deferred,
@@ -41,6 +42,7 @@ from tests.unit.orchestrator.laws import Witness
 PHOTO = load(BUILT_IN / "photo.yaml")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = UUID(int=1)
+EDIT = UUID(int=9)
 BATCH = UUID(int=3)
 ORIGINAL = ObjectRef(key="uploads/x", sha256="0" * 64, size=10, media_type="image/jpeg")
 LUT = ObjectRef(key="styles/x.cube", sha256="1" * 64, size=10, media_type="application/x-cube-lut")
@@ -76,11 +78,11 @@ def upload(media_type: str = "image/jpeg", pipeline: str = "photo", **fields: An
     options = {key: value for key, value in fields.items() if key not in UploadReceived.model_fields}
     return UploadReceived(
         upload_id=UUID(int=2),
-        job_id=JOB,
-        tenant="demo",
+        job_id=fields.pop("job_id", JOB),
+        tenant=fields.pop("tenant", "demo"),
         pipeline=pipeline,
         original=ORIGINAL.model_copy(update={"media_type": media_type}),
-        attachments={"lut": LUT} if options.get("style") else {},
+        attachments=fields.pop("attachments", {"lut": LUT} if options.get("style") else {}),
         options=options,
         received_at=START,
         **{key: value for key, value in fields.items() if key in UploadReceived.model_fields},
@@ -125,6 +127,16 @@ class World:
     def begins(self, **fields: Any) -> World:
         name = self.pipeline.name if self.pipeline else "no-such"
         return self.give(Begin(upload(**{"pipeline": name} | fields), self.pipeline, self.at))
+
+    def edited(self, newest: Pipeline | None = None, rooms: Mapping[str, Room] | None = None, **fields: Any) -> World:
+        """Another version of the upload begins: a world of its own, asked for the same but for `fields`."""
+        pipeline = newest or self.pipeline
+        options = {**self.state.options, **{k: v for k, v in fields.items() if k not in UploadReceived.model_fields}}
+        asked = {"attachments": self.state.attachments, "edit_of": self.state.id, "version": self.state.version + 1}
+        about = {k: v for k, v in fields.items() if k in UploadReceived.model_fields}
+        world = World(pipeline, rooms or {}, at=self.at)
+        arrived = upload(**{"pipeline": self.state.pipeline, "job_id": EDIT, **options, **asked, **about})
+        return world.give(Begin(arrived, pipeline, self.at, base=Base(self.state, self.pipeline)))
 
     def succeeds(
         self,
@@ -194,7 +206,8 @@ class World:
             state = self.job.phases.get(phase) if self.job else None
             state = state.items.get(item) if state and item else state
             attempt = max(1, state.attempt) if state else 1
-        return {"job_id": JOB, "phase": phase, "item": item, "attempt": attempt}
+        job_id = self.job.id if self.job else JOB
+        return {"job_id": job_id, "phase": phase, "item": item, "attempt": attempt}
 
     # -- then -----------------------------------------------------------------------------------
 

@@ -7,12 +7,12 @@
 - A command goes out only where there is room. What finds none is ready, and waits to be admitted.
 - A paused job gives no commands and its clock stands still; what is out goes on and is heard.
 - Every non-terminal job has a `wake_at`, so that none waits for ever.
-- A decision is told by one event. (A job that ends as it begins or reopens is told by two, and a
-  lease that is renewed by none.)
+- A decision is told by one event. (A job that ends as it begins or reopens is told by two, a lease
+  that is renewed by none, and what a new version takes over by as many as it needs.)
 
 How phases move is in `job.TRANSITIONS`; this file says when. Beside it: `step` (a decision in the
 making), `following` (what follows from what is over), `reading` (what commands read), `reopening`
-(retries and replays), `telling` (the event).
+(retries and replays), `editing` (what a new version takes over), `telling` (the event).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from contracts.errors import ERRORS, Fixer
 from contracts.jobs import Status
 from contracts.phases import PhaseSucceeded
-from orchestrator.machine import reopening
+from orchestrator.machine import editing, reopening
 from orchestrator.machine.effects import Effect
 from orchestrator.machine.following import advance, give_up
 from orchestrator.machine.inputs import (
@@ -121,7 +121,11 @@ def _begin(given: Begin, revision: int, rooms: Rooms) -> Decision:
         lane=upload.lane or ("bulk" if upload.batch_id else pipeline.lane),
         batch_id=upload.batch_id,
         traceparent=given.traceparent,
+        edit_of=upload.edit_of,
+        version=upload.version,
     )
+    if given.base is not None:
+        job = replace(job, phases=editing.phases(job, pipeline, given.base))
     step = Step(None, job, revision, pipeline, given.at, rooms)
     if given.pipeline is None:
         step.fail(None, None, "PIPELINE_UNKNOWN")

@@ -11,18 +11,30 @@ from pydantic import JsonValue
 
 from contracts.phases import PhaseDeferred, PhaseFailed, PhaseProgressed, PhaseSucceeded
 from contracts.uploads import UploadReceived
-from orchestrator.machine.job import Unit
+from orchestrator.machine.job import Job, Unit
 from orchestrator.machine.pipeline import Pipeline
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """The job of which a new version is made, and the definition that it pins (None: nobody knows it)."""
+
+    job: Job
+    pinned: Pipeline | None
+
+
+@dataclass(frozen=True, slots=True)
 class Begin:
-    """An upload waits for its job. `pipeline` is the newest of the asked name, None when there is none."""
+    """An upload waits for its job. `pipeline` is the newest of the asked name, None when there is none.
+
+    `base` is there when the job is to be another version of that one.
+    """
 
     upload: UploadReceived
     pipeline: Pipeline | None
     at: datetime
     traceparent: str | None = None
+    base: Base | None = None
 
 
 @dataclass(frozen=True, slots=True)

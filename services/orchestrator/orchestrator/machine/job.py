@@ -111,6 +111,7 @@ class PhaseState(Struct, frozen=True, omit_defaults=True):
     provider, `engine_only` once the fallback has taken over. `overrides` are parameters that an
     operator gave; `force` says that this round's commands ask for the work anew, though a result of it
     is there. `ahead` is how many of its tenant's units waited before it when it became ready.
+    `made_by` is the job that did it, where that was the job of an earlier version.
     """
 
     status: Status = Status.QUEUED
@@ -135,6 +136,7 @@ class PhaseState(Struct, frozen=True, omit_defaults=True):
     overrides: Mapping[str, Any] = field(default_factory=dict)
     tries: tuple[Try, ...] = ()
     items: Mapping[str, PhaseState] = field(default_factory=dict)
+    made_by: UUID | None = None
 
     @property
     def stand(self) -> Stand:
@@ -188,6 +190,7 @@ class Job(Struct, frozen=True, omit_defaults=True):
     `deadline` is for the work, `expires_at` for all the waiting beside it. A paused job gives no
     commands; its clock stands still until somebody resumes it, at `paused_until` at the latest.
     `spent` are the attempts of phases that an older version had, should a newer one have them again.
+    `version` counts the jobs of an upload; `edit_of` is the one of which this is another version.
     """
 
     id: UUID
@@ -211,6 +214,8 @@ class Job(Struct, frozen=True, omit_defaults=True):
     ended_at: datetime | None = None
     traceparent: str | None = None
     spent: Mapping[str, int] = field(default_factory=dict)
+    edit_of: UUID | None = None
+    version: int = 1
 
     def units(self) -> Iterator[tuple[str, str | None, PhaseState]]:
         """Every phase, and every item of those that fan out."""

@@ -52,8 +52,8 @@ _WHO: Final = "a tenant or an operator"
 INPUTS: Final[dict[type[Input], Row]] = {
     inputs.Begin: Row(
         "an upload that arrived",
-        "pins the newest version of the pipeline and begins the phases that need nothing; "
-        "an upload that no pipeline takes fails",
+        "pins the newest version of the pipeline and begins the phases that need nothing; as another version of an "
+        "upload it takes over what the other options change nothing of; an upload that no pipeline takes fails",
         (_Q, _R, _S, _F),
     ),
     inputs.Succeeded: Row(

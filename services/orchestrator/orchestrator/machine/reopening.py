@@ -114,4 +114,5 @@ def _some_items_anew(state: PhaseState, force: bool) -> PhaseState:
     items = {
         id_: unit if unit.status is Status.SUCCEEDED else unit.again(force=force) for id_, unit in state.items.items()
     }
-    return replace(state, status=Status.RUNNING, ended_at=None, code=None, detail=None, degraded=False, items=items)
+    anew = {"status": Status.RUNNING, "ended_at": None, "code": None, "detail": None, "degraded": False}
+    return replace(state, **anew, items=items, made_by=None)

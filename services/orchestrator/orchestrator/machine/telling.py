@@ -4,11 +4,14 @@ How large it can become: it tells of up to 1,000 items (`following.ITEMS_MAX`) a
 (`soundness.PHASES_MAX`), each in at most 430 bytes, since details are left out where many move at
 once; and of the facts and artifacts of the one unit that has just succeeded, at most 64 KiB
 (`decide.RESULT_BYTES_MAX`). 1,050 x 430 + 65,536 = 517,036 stays below the 524,288 of a message.
+
+What a new version takes over may be more than one message holds: it is told by events of its own,
+each of which has room for one unit more than `TAKEN_BYTES` when it is sent off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from contracts.jobs import (
@@ -38,6 +41,7 @@ from orchestrator.machine.waiting import waiting_on
 # So many units are told of with what went wrong in words: 100 of at most 300 letters, each of up to 6 bytes as JSON,
 # are 180 kB. A dead letter has the words always.
 DETAILED_MAX: Final = 100
+TAKEN_BYTES: Final = 256 * 1024  # and one unit of 64 KiB: far below what a message may have
 
 
 def told(step: Step, job: Job) -> list[Event]:
@@ -55,6 +59,10 @@ def told(step: Step, job: Job) -> list[Event]:
     found = []
     if before is None or before.is_over:
         found.append(_opened(step, job, about if job.is_over else about | moved))
+        if before is None:
+            found += [
+                Event(JOB_CHANGED, JobChanged(**about, **taken, deadline=job.deadline)) for taken in _taken_over(job)
+            ]
     elif not job.is_over:
         clock = (before.deadline, before.paused_until) != (job.deadline, job.paused_until)
         if step.moved or clock or waits != waiting_on(before):
@@ -70,8 +78,27 @@ def _opened(step: Step, job: Job, about: Mapping[str, Any]) -> Event:
     if step.before is not None:
         status = Status.RUNNING if job.is_over else job.status
         return Event(JOB_REOPENED, JobReopened(**about, **pinned, status=status))
-    started = JobStarted(**about, **pinned, upload_id=job.upload_id, batch_id=job.batch_id, pipeline=job.pipeline)
+    whose = {"upload_id": job.upload_id, "batch_id": job.batch_id, "pipeline": job.pipeline}
+    started = JobStarted(**about, **pinned, **whose, edit_of=job.edit_of, version=job.version)
     return Event(JOB_STARTED, started)
+
+
+def _taken_over(job: Job) -> Iterator[dict[str, Any]]:
+    """What each event says of the units that a new version has from the job before it."""
+    about = {"status": Status.RUNNING if job.is_over else job.status, "waiting_on": waiting_on(job)}
+    changes: list[PhaseChange] = []
+    size = 0
+    for phase, item, state in job.units():
+        if state.made_by is None:
+            continue
+        change = _change(phase, item, state, detailed=True)
+        changes.append(change)
+        size += len(change.__pydantic_serializer__.to_json(change))
+        if size > TAKEN_BYTES:
+            yield {**about, "changes": changes}
+            changes, size = [], 0
+    if changes:
+        yield {**about, "changes": changes}
 
 
 def _ended(step: Step, job: Job, about: Mapping[str, Any]) -> Event:
@@ -109,4 +136,5 @@ def _change(phase: str, item: str | None, state: PhaseState, detailed: bool) -> 
         artifacts=list(state.artifacts),
         facts=dict(state.facts),
         items=counts,
+        made_by=state.made_by,
     )
