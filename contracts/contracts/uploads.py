@@ -16,7 +16,7 @@ from contracts.topology import EVENTS
 Lane = Literal["interactive", "bulk"]  # who goes first where work has to wait
 
 # What a caller may choose; a pipeline reads them as `options.NAME`.
-OPTIONS: Final = frozenset({"style", "style_strength", "crop", "straighten", "style_name"})
+OPTIONS: Final = frozenset({"style", "style_strength", "crop", "straighten", "style_name", "variants", "color_profile"})
 
 
 class UploadReceived(Message):

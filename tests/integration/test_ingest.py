@@ -144,7 +144,8 @@ END = f"--{BOUNDARY}--\r\n".encode()
 
 async def test_an_upload_becomes_an_object_a_row_and_one_event(ingest: Ingest, nc: Client) -> None:
     content = picture()
-    answer = await ingest.upload(content, style="warm-film", style_strength="0.5", crop="1:1")
+    table = '[{"name": "card", "format": "webp", "widths": [320, 640]}]'
+    answer = await ingest.upload(content, style="warm-film", style_strength="0.5", crop="1:1", variants=table)
     assert answer.status_code == 202, answer.text
     given = answer.json()
     job, original = given["job_id"], given["original"]
@@ -177,6 +178,8 @@ async def test_an_upload_becomes_an_object_a_row_and_one_event(ingest: Ingest, n
         "crop": "1:1",
         "straighten": True,
         "style_name": None,
+        "variants": [{"name": "card", "format": "webp", "box": None, "widths": [320, 640], "quality": 80}],
+        "color_profile": "srgb",
     }
     lut = received.attachments["lut"]
     assert sha256(await ingest.objects.get(lut.key)) == lut.sha256
@@ -323,6 +326,7 @@ MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
         pytest.param(MULTIPART, part("crop", b"7:5") + PHOTO + END, 422, "REQUEST_INVALID", id="an unknown aspect"),
         pytest.param(MULTIPART, part("style_strength", b"nan") + PHOTO + END, 422, "REQUEST_INVALID", id="no number"),
         pytest.param(MULTIPART, part("batch", b"gallery") + PHOTO + END, 422, "REQUEST_INVALID", id="no batch's id"),
+        pytest.param(MULTIPART, part("variants", b"[") + PHOTO + END, 422, "REQUEST_INVALID", id="no table"),
         pytest.param(MULTIPART, part("lane", b"fast") + PHOTO + END, 422, "REQUEST_INVALID", id="an unknown lane"),
         pytest.param(MULTIPART, part("pipeline", b"a\0") + PHOTO + END, 422, "REQUEST_INVALID", id="a zero byte"),
         pytest.param(MULTIPART, part("a\udcffb", b"x") + PHOTO + END, 422, "REQUEST_INVALID", id="a name not in UTF-8"),

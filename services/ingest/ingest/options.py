@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from contracts.errors import error
 from contracts.uploads import Lane
+from contracts.variants import ColorProfile, VariantTable
 from ingest.styles import KINDS, NAME
 
 Aspect = Literal["original", "none", "1:1", "4:5", "5:4", "3:2", "2:3", "16:9", "9:16"]
@@ -28,6 +29,12 @@ class Options(BaseModel):
     straighten: bool = Field(default=True, description="whether the crop makes a crooked horizon level")
     style_name: str | None = Field(
         default=None, pattern=f"^{NAME}$", description="what the style will be called that the pipeline makes"
+    )
+    variants: VariantTable | None = Field(
+        default=None, description="the forms in which the photo is delivered, as JSON; none: the usual six"
+    )
+    color_profile: ColorProfile = Field(
+        default="srgb", description="keep: the photo's own RGB profile stays, where nothing but the crop changes it"
     )
     batch: UUID | None = Field(default=None, description="id of the batch that the job belongs to")
     lane: Lane | None = Field(default=None, description="who goes first; default: interactive, in a batch bulk")

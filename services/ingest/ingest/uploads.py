@@ -139,7 +139,7 @@ class Uploads:
                 pipeline=options.pipeline,
                 original=original,
                 attachments=attachments,
-                options=options.model_dump(exclude=NOT_OPTIONS),
+                options=options.model_dump(mode="json", exclude=NOT_OPTIONS),
                 batch_id=options.batch,
                 lane=options.lane,
                 received_at=clock.now(),

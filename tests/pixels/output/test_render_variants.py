@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import pyvips
 from PIL import Image, ImageCms
+from pydantic import JsonValue
 
 from contracts.errors import SafelightError
+from contracts.variants import FORMATS
 from output.render.images import fitted, is_srgb, resized, to_8_bit
 from output.render.variants import VARIANTS, variants
 from tests.pixels.output.render_pictures import (
@@ -30,8 +32,9 @@ from tests.pixels.output.render_pictures import (
     xmp,
 )
 
-FORMATS = {"image/jpeg": "JPEG", "image/webp": "WEBP", "image/avif": "AVIF"}
 P3 = pyvips.Operation.call("profile_load", "p3")
+CMYK = pyvips.Operation.call("profile_load", "cmyk")
+KEEP = {"color_profile": "keep"}
 
 
 def rendered(data: bytes) -> dict[str, bytes]:
@@ -40,11 +43,12 @@ def rendered(data: bytes) -> dict[str, bytes]:
 
 def test_every_row_of_the_table_is_rendered_in_its_format_size_and_order() -> None:
     made = variants(encoded(photo(2400, 1601), "JPEG", quality=92))
-    assert [variant.name for variant in made] == [row.name for row in VARIANTS]
+    assert [variant.name for variant in made] == [name for row in VARIANTS for name in row.names]
     for row, variant in zip(VARIANTS, made, strict=True):
-        image = opened(variant.data)
-        assert image.format == FORMATS[variant.media_type] == FORMATS[row.media_type]
-        assert image.size == (variant.width, variant.height) == (row.box, round(1601 * row.box / 2400))
+        image, side = opened(variant.data), row.box or 0
+        assert (image.format or "").lower() == row.format
+        assert variant.media_type == FORMATS[row.format][1]
+        assert image.size == (variant.width, variant.height) == (side, round(1601 * side / 2400))
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
@@ -54,6 +58,48 @@ def test_pixels_are_those_of_an_independent_resize(format: str) -> None:
     for variant in variants(data):
         expected = np.asarray(source.resize((variant.width, variant.height), Image.Resampling.LANCZOS)).astype(int)
         assert psnr(pixels(variant.data), expected) > (36 if variant.width > 400 else 31), variant.name
+
+
+def test_a_callers_table_takes_the_place_of_ours() -> None:
+    table: list[JsonValue] = [
+        {"name": "card", "format": "webp", "widths": [300, 100, 900, 2000]},
+        {"name": "full", "format": "jpeg", "box": 5000, "quality": 95},
+        {"name": "small", "format": "avif", "box": 64},
+    ]
+    made = variants(encoded(photo(800, 600)), None, {"table": table})
+    assert [(one.name, one.width, one.height) for one in made] == [
+        ("card-300.webp", 300, 225),
+        ("card-100.webp", 100, 75),
+        ("card-900.webp", 800, 600),  # of the widths that it does not have the smallest, at its own
+        ("full.jpg", 800, 600),
+        ("small.avif", 64, 48),
+    ]
+    assert all(opened(one.data).size == (one.width, one.height) for one in made)
+
+
+def test_quality_is_what_the_row_says() -> None:
+    row: dict[str, JsonValue] = {"name": "web", "format": "jpeg", "box": 400}
+    sizes = [len(variants(encoded(photo()), None, {"table": [{**row, "quality": q}]})[0].data or b"") for q in (40, 95)]
+    assert sizes[1] > 2.5 * sizes[0]
+
+
+def test_a_command_with_a_table_of_another_shape_is_refused() -> None:
+    with pytest.raises(SafelightError) as refusal:
+        variants(encoded(photo()), None, {"table": [{"name": "web", "format": "gif", "box": 400}]})
+    assert refusal.value.code == "REQUEST_INVALID"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_profile_is_kept_where_that_is_asked(format: str) -> None:
+    for one in variants(encoded(Image.new("RGB", (500, 500), (200, 30, 30)), format, icc_profile=P3), None, KEEP):
+        assert opened(one.data).info["icc_profile"] == P3
+        assert np.abs(pixels(one.data)[10, 10] - (200, 30, 30)).max() <= 4, one.name
+
+
+def test_inks_become_srgb_even_where_a_profile_is_to_be_kept() -> None:
+    inks = encoded(Image.new("CMYK", (300, 200), (200, 40, 20, 10)), "JPEG", icc_profile=CMYK)
+    for one in variants(inks, None, KEEP):
+        assert is_srgb(opened(one.data).info["icc_profile"]), one.name
 
 
 @pytest.mark.parametrize(
@@ -196,11 +242,10 @@ def test_gray_stays_gray() -> None:
 
 
 def test_cmyk_goes_through_its_profile() -> None:
-    profile = pyvips.Operation.call("profile_load", "cmyk")
     ink = Image.new("CMYK", (500, 400), (200, 40, 20, 10))
     paper = ImageCms.profileToProfile(
         ink,
-        ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+        ImageCms.ImageCmsProfile(io.BytesIO(CMYK)),
         ImageCms.createProfile("sRGB"),
         ImageCms.Intent.RELATIVE_COLORIMETRIC,
         "RGB",
@@ -208,7 +253,7 @@ def test_cmyk_goes_through_its_profile() -> None:
     )
     assert paper is not None
     expected = np.asarray(paper)[0, 0].astype(int)
-    data = encoded(ink, "JPEG", quality=98, icc_profile=profile)
+    data = encoded(ink, "JPEG", quality=98, icc_profile=CMYK)
     for name, made in rendered(data).items():
         assert np.abs(pixels(made)[50, 50] - expected).max() <= 4, name
 

@@ -57,7 +57,7 @@ def with_(old: str, new: str, text: str = GOOD) -> str:
 def test_the_built_in_pipelines_load() -> None:
     assert [(p.name, p.version, len(p.phases)) for p in built_in(bench=True)] == [
         ("noop", 2, 6),
-        ("photo", 3, 6),
+        ("photo", 4, 6),
         ("splat", 1, 2),
         ("style-import", 1, 1),
         ("style-training", 1, 1),
@@ -320,7 +320,8 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
             "needs: [a]",
             "parameters: {p: options.colour}",
             "p.yaml:10: phase b reads the option 'colour', "
-            "which no caller can give; there are crop, straighten, style, style_name, style_strength",
+            "which no caller can give; there are color_profile, crop, straighten, "
+            "style, style_name, style_strength, variants",
             id="an unknown option",
         ),
         pytest.param(

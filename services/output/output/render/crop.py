@@ -24,6 +24,7 @@ import pyvips
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from contracts.errors import error
+from contracts.variants import ColorProfile
 from output.render import composition, straighten
 from output.render.images import Rendered, blob_of, decode, is_srgb, read_header, upright_size
 
@@ -55,6 +56,7 @@ class CropParameters(BaseModel):
 
     aspect: Aspect = "original"
     straighten: bool = True
+    color_profile: ColorProfile = "srgb"
     horizon: Horizon | None = None
     faces: list[Face] = Field(default_factory=list, max_length=1000)
 
@@ -104,7 +106,7 @@ def crop(data: bytes, parameters: Mapping[str, JsonValue]) -> Rendered:
     finished = _is_intermediate(header)
     image, made = None, Composed(Window(0, 0, width, height), Reason.ASKED)
     if asked.aspect != "none" or not finished:
-        image = decode(data)
+        image = decode(data, keep_profile=asked.color_profile == "keep")
         image, made = compose(image, asked)
     unchanged = finished and made.angle == 0 and made.window == (0, 0, width, height)
     scale = (width, height, width, height)

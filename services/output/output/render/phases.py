@@ -21,4 +21,4 @@ def crop(data: bytes, original: bytes | None, parameters: Mapping[str, JsonValue
 
 def variants(data: bytes, original: bytes | None, parameters: Mapping[str, JsonValue]) -> list[Rendered]:
     """The `variants` phase. Raises what `variants.variants` raises."""
-    return forms.variants(data, original)
+    return forms.variants(data, original, parameters)

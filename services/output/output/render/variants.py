@@ -1,82 +1,103 @@
 """The forms in which a finished photo is delivered.
 
-One decode to the largest box, then each size from the one before it, then every form of that size.
-Measured behind the table, CPU ms for a 2048 px photo: AVIF effort 0 takes 99 (83 kB), 1 takes 189 (85 kB),
-2 takes 543 (89 kB); the library's default 4 was seen to take 36 times what 0 takes. WebP effort 0 takes 44
-(109 kB), 2 takes 84 (96 kB), 4 takes 201 (92 kB). At 400 px all are cheap, except AVIF from effort 3 on.
+One decode to the largest picture, then each size from the one before it, then every form of that size; of the smallest
+the placeholder. A caller's table takes the place of VARIANTS.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
-from typing import Final, Literal
+from typing import Final, NamedTuple
 
 import pyvips
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
-from output.render.images import Rendered, decode, fitted, read_header, resized, to_8_bit, upright_size, with_blob
+from contracts.errors import error
+from contracts.variants import FORMATS, ColorProfile, Format, VariantRow, VariantTable
+from output.render import encode
+from output.render.images import Rendered, decode, fitted, read_header, resized, to_8_bit, to_srgb, upright_size
 from output.render.metadata import credit_of, xmp_packet
+from output.render.placeholder import SIDE_MAX, thumbhash
 
-WHITE: Final = [255, 255, 255]  # what a transparent picture is laid on where a format has no alpha
-KEEP: Final = "xmp|icc"
+# fmt: off
+VARIANTS: Final[tuple[VariantRow, ...]] = (
+    VariantRow(name="web",   format="jpeg", box=2048, quality=82),
+    VariantRow(name="web",   format="webp", box=2048, quality=80),
+    VariantRow(name="web",   format="avif", box=2048, quality=60),
+    VariantRow(name="thumb", format="jpeg", box=400,  quality=80),
+    VariantRow(name="thumb", format="webp", box=400,  quality=75),
+    VariantRow(name="thumb", format="avif", box=400,  quality=50),
+)
+# fmt: on
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One row: fits into box x box pixels; `quality` is the format's own scale, `effort` 0 is the fastest."""
+class VariantsParameters(BaseModel):
+    """What the command says."""
+
+    table: VariantTable = Field(default=VARIANTS)
+    color_profile: ColorProfile = "srgb"
+
+
+class Form(NamedTuple):
+    """One picture to make."""
 
     name: str
-    box: int
-    format: Literal["jpeg", "webp", "avif"]
+    size: tuple[int, int]
+    format: Format
     quality: int
-    effort: int
-    media_type: str
 
 
-VARIANTS: Final[tuple[Variant, ...]] = (
-    #       name          box  format  quality  effort  media type      (larger boxes first)
-    Variant("web.jpg",    2048, "jpeg", 82,      0,      "image/jpeg"),
-    Variant("web.webp",   2048, "webp", 80,      2,      "image/webp"),
-    Variant("web.avif",   2048, "avif", 60,      0,      "image/avif"),
-    Variant("thumb.jpg",   400, "jpeg", 80,      0,      "image/jpeg"),
-    Variant("thumb.webp",  400, "webp", 75,      4,      "image/webp"),
-    Variant("thumb.avif",  400, "avif", 50,      1,      "image/avif"),
-)  # fmt: skip
+def variants(
+    data: bytes, original: bytes | None = None, parameters: Mapping[str, JsonValue] | None = None
+) -> list[Rendered]:
+    """Every picture of the table for the image `data`, in the table's order; the same input gives the same bytes.
 
-
-def variants(data: bytes, original: bytes | None = None) -> list[Rendered]:
-    """Every row of VARIANTS for the image `data`, in the table's order; the same input gives the same bytes.
-
-    Upright sRGB with its profile; creator and rights as XMP and no other metadata; never enlarged. The credit is read
-    from `original` when the image is another: the phases in between hand on pixels only.
-    Raises IMAGE_CORRUPT and IMAGE_TOO_LARGE.
+    Upright sRGB with its profile (or with an RGB profile of its own that is to be kept); creator and rights as XMP and
+    no other metadata; never enlarged. The credit is read from `original` when the image is another: the phases in
+    between hand on pixels only. Facts: `thumbhash`, in base64.
+    Raises REQUEST_INVALID, IMAGE_CORRUPT and IMAGE_TOO_LARGE.
     """
-    whole = upright_size(read_header(data))
-    image = decode(data, max(row.box for row in VARIANTS))
-    packet = xmp_packet(credit_of(read_header(original) if original else image))
-    rendered = []
-    for box, rows in groupby(VARIANTS, key=lambda row: row.box):
-        image = resized(image, *fitted(*whole, box)).copy_memory()
-        ready = _with_credit_only(to_8_bit(image), packet)
-        rendered += [_rendered(row, ready) for row in rows]
-    return rendered
+    try:
+        asked = VariantsParameters.model_validate(parameters or {})
+    except ValidationError as invalid:
+        raise error("REQUEST_INVALID", "The variants' table is not of the declared shape.") from invalid
+    header = read_header(data)
+    packet = xmp_packet(credit_of(read_header(original) if original else header))
+    forms = planned(asked.table, *upright_size(header))
+    image = decode(data, max(form.size for form in forms), keep_profile=asked.color_profile == "keep")
+    made: dict[str, Rendered] = {}
+    for size, alike in groupby(sorted(forms, key=lambda form: form.size, reverse=True), key=lambda form: form.size):
+        image = resized(image, *size).copy_memory()
+        ready = encode.bare(to_8_bit(image), packet)
+        for form in alike:
+            encoded = encode.encoded(ready, form.format, form.quality)
+            made[form.name] = Rendered(form.name, encoded, FORMATS[form.format][1], *form.size)
+    first, *others = (made[form.name] for form in forms)
+    return [replace(first, facts={"thumbhash": placeholder(image)}), *others]
 
 
-def _with_credit_only(image: pyvips.Image, packet: bytes | None) -> pyvips.Image:
-    image = image.copy()
-    for name in image.get_fields():
-        if name.startswith(("exif-", "xmp-", "iptc-", "png-comment-", "gif-", "heif-")):
-            image.remove(name)
-    return with_blob(image, "xmp-data", packet) if packet else image
+def planned(table: Sequence[VariantRow], width: int, height: int) -> list[Form]:
+    """The pictures that a photo of width x height is delivered in, none of them larger than it."""
+    return [Form(name, size, row.format, row.quality) for row in table for name, size in _sized(row, width, height)]
 
 
-def _rendered(row: Variant, image: pyvips.Image) -> Rendered:
-    match row.format:
-        case "jpeg":
-            opaque = image.flatten(background=WHITE) if image.hasalpha() else image
-            data = opaque.jpegsave_buffer(Q=row.quality, optimize_coding=True, keep=KEEP)
-        case "webp":
-            data = image.webpsave_buffer(Q=row.quality, effort=row.effort, keep=KEEP)
-        case "avif":
-            data = image.heifsave_buffer(compression="av1", Q=row.quality, effort=row.effort, keep=KEEP)
-    return Rendered(row.name, data, row.media_type, image.width, image.height)
+def placeholder(image: pyvips.Image) -> str:
+    """The thumbhash of an upright picture, as base64."""
+    small = to_8_bit(to_srgb(resized(image, *fitted(image.width, image.height, SIDE_MAX))))
+    rgba = small if small.hasalpha() else small.bandjoin(255)
+    return base64.b64encode(thumbhash(rgba.numpy())).decode()
+
+
+def _sized(row: VariantRow, width: int, height: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    if row.widths is None:
+        yield row.names[0], fitted(width, height, row.box)
+        return
+    whole = min((side for side in row.widths if side >= width), default=None)
+    for name, side in zip(row.names, row.widths, strict=True):
+        if side < width:
+            yield name, (side, max(1, round(height * side / width)))
+        elif side == whole:
+            yield name, (width, height)
