@@ -37,6 +37,7 @@ BEHIND: Final = (
     # path                     service
     ("/v1/uploads",            "ingest"),
     ("/v1/styles",             "ingest"),
+    ("/v1/jobs/{}/re-edit",    "ingest"),
     ("/v1/jobs/{}/cancel",     "orchestrator"),
     ("/v1/jobs/{}/pause",      "orchestrator"),
     ("/v1/jobs/{}/resume",     "orchestrator"),

@@ -10,8 +10,9 @@ import httpx
 from fastapi import FastAPI
 
 from contracts import topology
-from ingest import api
+from ingest import api, api_edits
 from ingest.catalog import Catalog
+from ingest.edits import Edits
 from ingest.handlers import SOURCE, Handlers
 from ingest.settings import Settings
 from ingest.styles import Styles
@@ -43,6 +44,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             app.state.uploads = Uploads(
                 engine, outbox, objects, Catalog(orchestrator), styles, settings.upload_bytes_max
             )
+            app.state.edits = Edits(engine, outbox, styles, orchestrator)
             app.state.styles, app.state.objects, app.state.link_s = styles, objects, settings.link_s
             app.state.checks += [partial(postgres.check, engine), objects.check]
             handlers = Handlers(nc.jetstream(), objects, sandbox)
@@ -60,7 +62,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
 
 def build(settings: Settings) -> FastAPI:
     """Ingest as an app."""
-    return service.create_app(SOURCE, settings, partial(compose, settings), api.router)
+    return service.create_app(SOURCE, settings, partial(compose, settings), api.router, api_edits.router)
 
 
 def main() -> None:

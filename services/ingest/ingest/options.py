@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field, ValidationError
@@ -43,6 +43,10 @@ class Options(BaseModel):
 NOT_OPTIONS: Final = {"pipeline", "batch", "lane"}  # these are about the job, the others about what it makes
 
 
+# What another version of an upload may have otherwise: all that is about what is made, but for the name of a style.
+CHANGEABLE: Final = tuple(name for name in Options.model_fields if name not in NOT_OPTIONS | {"style_name"})
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """The fields that one route takes beside the file. `pipeline`: it is for that one, and `name` is its style's."""
@@ -64,7 +68,7 @@ TRAINING: Final = Form(("name", "lane"), "style-training")
 IMPORT: Final = Form(("name", "lane"), "style-import")
 
 
-def read_options(fields: Mapping[str, str]) -> Options:
+def read_options(fields: Mapping[str, Any]) -> Options:
     """The options that these fields spell. Raises REQUEST_INVALID, which never holds a value."""
     try:
         options = Options.model_validate(fields)

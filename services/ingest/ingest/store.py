@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.artifacts import ObjectRef
 from contracts.phases import Facts
 from contracts.uploads import UploadReceived
-from ingest.tables import EVERYBODY, IDEMPOTENCY, STYLES, UPLOADS
+from ingest.tables import EVERYBODY, IDEMPOTENCY, STYLES, UPLOADS, VERSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,27 @@ async def insert_upload(conn: AsyncConnection, received: UploadReceived) -> None
             media_type=received.original.media_type,
             style_name=received.options.get("style_name"),
             received_at=received.received_at,
+        )
+    )
+
+
+async def next_version(conn: AsyncConnection, tenant: str, upload_id: UUID) -> int | None:
+    """The number of the upload's next version; None when the tenant has no such upload.
+
+    Who makes another one waits here until this transaction is over: so versions have no gaps.
+    """
+    mine = select(UPLOADS.c.id).where(UPLOADS.c.id == upload_id, UPLOADS.c.tenant == tenant)
+    if (await conn.execute(mine.with_for_update())).one_or_none() is None:
+        return None
+    last = select(func.max(VERSIONS.c.version)).where(VERSIONS.c.upload_id == upload_id)
+    return ((await conn.execute(last)).scalar_one() or 1) + 1
+
+
+async def insert_version(conn: AsyncConnection, edit: UploadReceived) -> None:
+    """Keep that this job is another version of its upload."""
+    await conn.execute(
+        insert(VERSIONS).values(
+            job_id=edit.job_id, upload_id=edit.upload_id, version=edit.version, edit_of=edit.edit_of
         )
     )
 

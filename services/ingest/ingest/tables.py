@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    ForeignKey,
     Index,
     Integer,
     Table,
@@ -43,6 +44,18 @@ UPLOADS: Final = Table(
     CheckConstraint("size > 0", name="not_empty"),
     CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_hex"),
     Index(None, "tenant", "sha256"),
+)
+
+VERSIONS: Final = Table(
+    "versions",  # of uploads, from the second on: each is the job of an edit; the first is the upload's own job
+    METADATA,
+    Column("job_id", Uuid, primary_key=True),
+    Column("upload_id", Uuid, ForeignKey(UPLOADS.c.id, ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("edit_of", Uuid, nullable=False),  # the job that it was made of
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("version > 1", name="version_from_2"),
+    UniqueConstraint("upload_id", "version"),
 )
 
 EVERYBODY: Final = ""  # no tenant has this name: whose the built-in styles are

@@ -17,7 +17,7 @@ from contracts.errors import Transient, error
 from contracts.jobs import Status
 from output import groups, store
 from output.listen import News
-from output.views import GroupedPhotoView, GroupsView, GroupView, ItemPage, JobPage, JobView
+from output.views import GroupedPhotoView, GroupsView, GroupView, ItemPage, JobPage, JobView, VersionsView
 from runtime.http import LINKED, Asker, Caller, Tenant, link_response, responses
 
 router = APIRouter(prefix="/v1/jobs")
@@ -55,6 +55,18 @@ async def list_jobs(
 async def show_job(request: Request, caller: Caller, job_id: UUID) -> JobView:
     """One job with its phases and artifacts. An operator may read any."""
     return await _job(request, caller, job_id)
+
+
+@router.get("/{job_id}/versions", responses=responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"))
+async def list_versions(request: Request, caller: Caller, job_id: UUID) -> VersionsView:
+    """Every version of the job's upload, this one among them: which job made it, and what that was asked for."""
+    await _job(request, caller, job_id)
+    engine: AsyncEngine = request.app.state.engine
+    async with engine.connect() as conn:
+        found = await store.versions(conn, caller.tenant, job_id)
+    if found is None:
+        raise error("NOT_FOUND")
+    return found
 
 
 @router.get("/{job_id}/phases/{phase}/items", responses=responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"))

@@ -72,6 +72,8 @@ class JobRow:
     deadline: datetime | None
     batch_id: UUID | None
     options: str | None
+    edit_of: UUID | None
+    version: int
 
 
 @dataclass(slots=True)
@@ -197,6 +199,8 @@ def _new_job(event: UploadReceived | JobStarted, created_at: datetime, trace_id:
         deadline=None,
         batch_id=None,
         options=None,
+        edit_of=event.edit_of,
+        version=event.version,
     )
 
 

@@ -54,6 +54,8 @@ _JOB: Final = {
     "deadline": "timestamptz",
     "batch_id": "uuid",
     "options": "jsonb",
+    "edit_of": "uuid",
+    "version": "int",
 }
 _PHASE: Final = {
     "job_id": "uuid",
@@ -67,7 +69,7 @@ _PHASE: Final = {
     "hint": "jsonb",
     "state": "jsonb",
 }
-_ONCE: Final = {"tenant", "upload_id", "pipeline", "trace_id"}  # a job's first event tells them
+_ONCE: Final = {"tenant", "upload_id", "pipeline", "trace_id", "edit_of", "version"}  # a job's first event tells them
 _MOVING: Final = {name: type_ for name, type_ in _JOB.items() if name not in _ONCE}
 
 

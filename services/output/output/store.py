@@ -20,7 +20,7 @@ from contracts.errors import error
 from contracts.jobs import Status
 from contracts.phases import ItemId
 from output.tables import EVENTS, JOBS, PHASES
-from output.views import ItemPage, JobPage, JobView, item_view, job_view, made_by
+from output.views import ItemPage, JobPage, JobView, VersionsView, item_view, job_view, made_by, version_view
 
 ORIGINAL: Final = "original"
 PHOTOS_MOST: Final = 20_000  # of a batch: comparing them takes seconds, and no shoot has as many
@@ -40,6 +40,15 @@ async def job(conn: AsyncConnection, tenant: str | None, job_id: UUID) -> JobVie
     """The job, or None when there is none that this tenant may see."""
     row = (await conn.execute(select(JOBS).where(*_mine(tenant, job_id)))).mappings().one_or_none()
     return (await _with_phases(conn, [row]))[0] if row else None
+
+
+async def versions(conn: AsyncConnection, tenant: str | None, job_id: UUID) -> VersionsView | None:
+    """All versions of the job's upload. None when there is no such job that this tenant may see."""
+    upload_id = (await conn.execute(select(JOBS.c.upload_id).where(*_mine(tenant, job_id)))).scalar_one_or_none()
+    if upload_id is None:
+        return None
+    rows = await conn.execute(select(JOBS).where(JOBS.c.upload_id == upload_id).order_by(JOBS.c.version))
+    return VersionsView(upload_id=upload_id, versions=[version_view(dict(row)) for row in rows.mappings()])
 
 
 async def page(

@@ -55,8 +55,11 @@ JOBS: Final = Table(
     Column("deadline", DateTime(timezone=True)),  # null when it has ended
     Column("batch_id", Uuid),
     Column("options", JSONB),  # what its caller asked for
+    Column("edit_of", Uuid),  # the job of which this is another version
+    Column("version", Integer, nullable=False, server_default="1"),  # of its upload
     Index("ix_jobs_page", "tenant", "created_at", "id"),
     Index("ix_jobs_batch", "batch_id", "created_at", "id", postgresql_where=text("batch_id IS NOT NULL")),
+    Index("ix_jobs_versions", "upload_id", "version"),
 )
 
 PHASES: Final = Table(

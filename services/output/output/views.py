@@ -61,10 +61,14 @@ class _UnitView(BaseModel):
 
 
 class PhaseView(_UnitView):
-    """One phase. `items` counts the items of a phase that fans out; each has a view of its own, on pages."""
+    """One phase. `items` counts the items of a phase that fans out; each has a view of its own, on pages.
+
+    `made_by` is the job of the earlier version that it has been taken over from; null where this job did it.
+    """
 
     name: str
     items: ItemCountsView | None = None
+    made_by: UUID | None = None
 
 
 class ItemView(_UnitView):
@@ -86,11 +90,14 @@ class JobView(BaseModel):
 
     `revision` counts the decisions about it. `waiting_on` says in words why nothing of it runs now.
     `deadline` is by when it ends; null once it has. `options` are what its caller asked for, a style with the version
-    that it meant. An artifact of a phase that still runs is a preview: another may take its place.
+    that it meant. An artifact of a phase that still runs is a preview: another may take its place. `version` counts the
+    jobs of its upload; `edit_of` is the one that it is another version of.
     """
 
     id: UUID
     upload_id: UUID
+    version: int
+    edit_of: UUID | None
     batch_id: UUID | None
     pipeline: str
     pipeline_version: int | None
@@ -114,6 +121,26 @@ class JobPage(BaseModel):
 
     items: list[JobView]
     next_cursor: str | None
+
+
+class VersionView(BaseModel):
+    """One version of what was made of an upload, by its job, with what that was asked for."""
+
+    job_id: UUID
+    version: int
+    edit_of: UUID | None
+    status: Status
+    degraded: bool
+    options: dict[str, JsonValue]
+    created_at: datetime
+    ended_at: datetime | None
+
+
+class VersionsView(BaseModel):
+    """Every version of an upload, the first one first. What each has made is with its job."""
+
+    upload_id: UUID
+    versions: list[VersionView]
 
 
 class GroupedPhotoView(BaseModel):
@@ -155,6 +182,12 @@ def job_view(job: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> Job
 _SAME = tuple(name for name in JobView.model_fields if name not in ("options", "phases", "artifacts"))
 
 
+def version_view(job: Mapping[str, Any]) -> VersionView:
+    """A row of `jobs` as one of its upload's versions."""
+    same = {name: job[name] for name in VersionView.model_fields if name not in ("job_id", "options")}
+    return VersionView(**same, job_id=job["id"], options=job["options"] or {})
+
+
 def item_view(row: Mapping[str, Any]) -> ItemView:
     """An item's row of `phases` as a client sees it."""
     return ItemView(**_unit(row), item=row["item"], artifacts=_artifacts(row))
@@ -163,7 +196,8 @@ def item_view(row: Mapping[str, Any]) -> ItemView:
 def _phase(name: str, row: Mapping[str, Any] | None) -> PhaseView:
     if row is None:
         return PhaseView(name=name, status=Status.QUEUED)
-    return PhaseView(**_unit(row), name=name, items=row["state"].get("items"))
+    state = row["state"]
+    return PhaseView(**_unit(row), name=name, items=state.get("items"), made_by=state.get("made_by"))
 
 
 def _unit(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from orchestrator.api import audit, batches, dead_letters, jobs, pipelines, upgrades
+from orchestrator.api import audit, batches, dead_letters, internal, jobs, pipelines, upgrades
 
 router = APIRouter()
-for part in (pipelines, jobs, upgrades, batches, dead_letters, audit):
+for part in (pipelines, jobs, upgrades, batches, dead_letters, audit, internal):
     router.include_router(part.router)
