@@ -6,6 +6,7 @@ Read with it: the messaging design notes. Durations are seconds, sizes are bytes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -91,6 +92,25 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
     Consumer("output-projection",   EVENTS.name,   "output",       _STATUS,                  10.0, _PATIENT, 2000),
 )
 # fmt: on
+
+
+# Who may say what: the broker's accounts are made of it (deploy/nats/nats.conf). A pattern ends at its family, so that
+# a new verb of it needs no row. The orchestrator says everything: replays send again what others have said.
+_WORKERS: Final = ("ingest", "gpu-bridge", "output")
+PUBLISHERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "cmd.>":         ("orchestrator",),
+    "evt.>":         ("orchestrator",),
+    "dead.>":        ("orchestrator",),
+    "evt.upload.>":  ("ingest",),
+    "evt.phase.>":   _WORKERS,
+    "evt.audit.>":   _WORKERS,
+    "evt.erasure.>": _WORKERS,
+}  # fmt: skip
+
+
+def inbox_of(service: str) -> str:
+    """Where the broker's answers to a service arrive. Its account may listen there, and nowhere else."""
+    return f"_INBOX.{service}"
 
 
 def consumer(name: str) -> Consumer:

@@ -26,6 +26,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from contracts.errors import SafelightError, error
+from contracts.topology import inbox_of
 from runtime import http, logs, telemetry
 from runtime.settings import HttpSettings, NatsSettings
 
@@ -171,6 +172,7 @@ async def nats_broker(app: FastAPI, settings: NatsSettings, service: str) -> Asy
         settings.nats_url,
         security=SASLPlaintext(settings.nats_user, password) if settings.nats_user else None,
         name=f"safelight-{service}",
+        inbox_prefix=inbox_of(service),
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         middlewares=[SettleMiddleware],

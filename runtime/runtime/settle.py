@@ -175,6 +175,7 @@ def subscribe(
             stream=JStream(consumer.stream, declare=False),
             durable=consumer.name,
             pull_sub=PullSub(batch_size=1, timeout=PULL_EXPIRES_S),
+            inbox_prefix=f"{topology.inbox_of(consumer.owner)}.".encode(),
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
         )(handler)

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
 from contracts.phases import PHASE_PROGRESSED, PHASE_SUCCEEDED, RUN_NOOP, PhaseProgressed
+from contracts.topology import inbox_of
 from contracts.uploads import UPLOAD_RECEIVED
 from orchestrator.app import build
 from orchestrator.settings import Settings
@@ -176,7 +177,10 @@ async def test_an_event_whose_readers_all_died_is_kept_and_sent_again_as_it_came
 async def test_the_orchestrator_s_account_may_take_messages_out_and_change_no_stream(
     nc: Client, nats_server: NatsServer
 ) -> None:
-    mine = await nats.connect(nats_server.url, user="orchestrator", password=nats_server.passwords["orchestrator"])
+    password = nats_server.passwords["orchestrator"]
+    mine = await nats.connect(
+        nats_server.url, user="orchestrator", password=password, inbox_prefix=inbox_of("orchestrator")
+    )
     js = mine.jetstream()
     sent = await js.publish(RUN_NOOP.subject, b"x")
     assert (await js.get_msg("COMMANDS", sent.seq)).data == b"x"

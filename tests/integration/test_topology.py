@@ -11,7 +11,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig
 
-from contracts.topology import CONSUMERS, STREAMS
+from contracts.topology import CONSUMERS, STREAMS, inbox_of
 from runtime import topology
 from runtime.topology import TopologyMismatch
 from tests.servers.fixtures import EnvironmentOf
@@ -72,7 +72,9 @@ async def test_a_service_may_not_change_the_topology(nc: Client, nats_server: Na
         refused.append(problem)
 
     password = nats_server.passwords[user]
-    service = await nats.connect(nats_server.url, user=user, password=password, error_cb=note)
+    service = await nats.connect(
+        nats_server.url, user=user, password=password, error_cb=note, inbox_prefix=inbox_of(user)
+    )
     js = service.jetstream(timeout=0.3)
     for attempt in (
         js.delete_stream("EVENTS"),

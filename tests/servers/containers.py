@@ -15,7 +15,7 @@ from typing import Any
 
 from testcontainers.core.container import DockerContainer
 
-from stack import servers
+from stack import broker, servers
 
 READY_S = 60.0
 IMAGES = {"nats": "nats:2.15-alpine", "postgres": "postgres:18-alpine", "s3": "chrislusf/seaweedfs:4.48"}
@@ -23,7 +23,7 @@ IMAGES = {"nats": "nats:2.15-alpine", "postgres": "postgres:18-alpine", "s3": "c
 
 def _nats(ports: Mapping[str, int], secrets: Mapping[str, str]) -> tuple[Any, Callable[[], bool]]:
     container = DockerContainer(IMAGES["nats"]).with_bind_ports(4222, ports["nats"])
-    container.with_volume_mapping(str(servers.NATS_CONFIG), "/etc/nats/nats.conf", "ro")
+    container.with_volume_mapping(str(broker.FILE), "/etc/nats/nats.conf", "ro")
     container.with_command("-c /etc/nats/nats.conf -sd /data")
     for name, value in secrets.items():
         if name.startswith("SAFELIGHT_NATS_PASSWORD_"):

@@ -23,7 +23,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from runtime.service import DRAIN_S
-from stack import servers
+from stack import broker
 from stack.home import Refusal, new_secrets
 from stack.ports import PORTS
 from stack.services import SERVICES, Service, check, environment, setup_environment
@@ -182,9 +182,10 @@ def test_the_env_stays_out_of_git_and_out_of_images() -> None:
 
 def test_containers_and_embedded_stack_read_one_broker_configuration() -> None:
     ((source, target),) = [v.split(":")[:2] for v in CONTAINERS["nats"]["volumes"] if v.startswith("./")]
-    assert (ROOT / source).resolve() == servers.NATS_CONFIG
+    assert (ROOT / source).resolve() == broker.FILE
     assert target in CONTAINERS["nats"]["command"]
-    assert set(re.findall(r"\$(SAFELIGHT_\w+)", servers.NATS_CONFIG.read_text())) <= set(variables("nats"))
+    assert broker.FILE.read_text() == broker.configuration(), "run `python -m stack.broker`"
+    assert set(re.findall(r"\$(SAFELIGHT_\w+)", broker.FILE.read_text())) <= set(variables("nats"))
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,7 @@ from typing import Final
 
 import psutil
 
-from stack import accounts
-from stack.home import REPOSITORY
+from stack import accounts, broker
 from stack.ports import HOST, seaweed_sockets
 from stack.processes import Program, base_environment, end
 
@@ -44,7 +43,6 @@ def _wheel(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-NATS_CONFIG: Final = REPOSITORY / "deploy" / "nats" / "nats.conf"
 _SCRIPTS: Final = Path(sysconfig.get_path("scripts"))
 
 
@@ -62,12 +60,18 @@ def nats(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Program:
     _own(folder)
     port = ports["nats"]
     passwords = {name: value for name, value in secrets.items() if name.startswith("SAFELIGHT_NATS_PASSWORD_")}
+    config = folder / "nats.conf"
+
+    def prepare() -> None:
+        config.write_text(broker.configuration())
+
     return Program(
         name="nats",
-        command=(_script("nats-server"), "-c", str(NATS_CONFIG), "-a", HOST, "-p", str(port), "-sd", str(folder)),
+        command=(_script("nats-server"), "-c", str(config), "-a", HOST, "-p", str(port), "-sd", str(folder)),
         environment=base_environment(home) | passwords,
         folder=folder,
         ready=lambda: greets(port, b"INFO "),
+        prepare=prepare,
     )
 
 

@@ -1,0 +1,136 @@
+"""Least rights, tried: what a service's account is not for it is refused, by the broker and the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from contracts.catalog import CHANNELS
+from contracts.topology import CONSUMERS, PUBLISHERS, inbox_of
+from stack import broker
+from tests.integration.conftest import until
+from tests.servers.models import NatsServer
+
+Accounts = Callable[[str], Awaitable[tuple[Client, list[str]]]]
+SERVICES = broker.SERVICES
+
+
+@pytest.fixture
+async def account(prepared: object, nats_server: NatsServer) -> AsyncIterator[Accounts]:
+    """A connection as a service, and what the broker has refused it so far."""
+    opened: list[Client] = []
+
+    async def connected(user: str) -> tuple[Client, list[str]]:
+        refused: list[str] = []
+
+        async def note(problem: Exception) -> None:
+            refused.append(str(problem).lower())
+
+        password = nats_server.passwords[user]
+        nc = await nats.connect(
+            nats_server.url, user=user, password=password, error_cb=note, inbox_prefix=inbox_of(user)
+        )
+        opened.append(nc)
+        return nc, refused
+
+    yield connected
+    for nc in opened:
+        await nc.close()
+
+
+async def refusals(nc: Client, refused: list[str], wanted: int) -> bool:
+    """Whether the broker refused so many attempts since the last time, no more and no fewer."""
+    await nc.flush()  # what it says of attempts before this comes first
+    await until(lambda: len(refused) >= wanted)
+    violations = [one for one in refused if "permissions violation" in one]
+    refused.clear()
+    return len(violations) == wanted
+
+
+# -- the broker -------------------------------------------------------------------------------------
+
+EVERYTHING = sorted({*(channel.subject for channel in CHANNELS), "dead.cmd.analysis.v1.run", "dead.evt.job.v1.failed"})
+
+
+def allowed(service: str, subject: str) -> bool:
+    """Whether the table says that a service says this; written here once more, in other words."""
+    kind, family = subject.split(".")[:2]
+    match kind, family:
+        case "cmd", _:
+            return service == "orchestrator"
+        case "evt", "upload":
+            return service in ("ingest", "orchestrator")
+        case "evt", "phase" | "audit" | "erasure":
+            return True
+        case "evt", _:
+            return service == "orchestrator"
+    reads = {"ingest": "dead.cmd.analysis.v1.run", "output": "dead.evt.job.v1.failed"}
+    return service == "orchestrator" or reads.get(service) == subject
+
+
+def test_every_channel_has_somebody_who_may_say_it_and_every_consumer_an_account() -> None:
+    said = [pattern.removesuffix(">") for pattern in PUBLISHERS]
+    assert all(any(channel.subject.startswith(one) for one in said) for channel in CHANNELS)
+    assert {row.owner for row in CONSUMERS} - {"bench"} <= set(SERVICES)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_says_its_own_kinds_only(account: Accounts, service: str) -> None:
+    nc, refused = await account(service)
+    for subject in EVERYTHING:
+        if allowed(service, subject):
+            continue
+        await nc.publish(subject, b"{}")
+        assert await refusals(nc, refused, 1), subject
+    granted = broker.may_publish(service)
+    for subject in EVERYTHING:
+        covered = any(subject == one or (one.endswith(">") and subject.startswith(one[:-1])) for one in granted)
+        covered = covered or any(one.endswith(".*") and subject.rpartition(".")[0] == one[:-2] for one in granted)
+        assert covered is allowed(service, subject), subject
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_reads_its_own_consumers_only(account: Accounts, service: str) -> None:
+    nc, refused = await account(service)
+    for row in CONSUMERS:
+        if row.owner == service:
+            continue  # that it may is proved by every test in which it works
+        for subject in (
+            f"$JS.API.CONSUMER.INFO.{row.stream}.{row.name}",
+            f"$JS.API.CONSUMER.MSG.NEXT.{row.stream}.{row.name}",
+            f"$JS.ACK.{row.stream}.{row.name}.1.1.1.1.1",
+        ):
+            await nc.publish(subject, b"", reply=f"{inbox_of(service)}.x")
+        assert await refusals(nc, refused, 3), row.name
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_overhears_nobody(account: Accounts, service: str) -> None:
+    nc, refused = await account(service)
+    others = [f"{inbox_of(other)}.>" for other in SERVICES if other != service]
+    subjects = [">", "_INBOX.>", "evt.>", "cmd.>", "$JS.EVENT.>", *others]
+    for subject in subjects:
+        await nc.subscribe(subject)
+    assert await refusals(nc, refused, len(subjects))
+
+
+MAY_TAKE_OUT = ("$JS.API.STREAM.MSG.GET.EVENTS", "$JS.API.STREAM.MSG.DELETE.COMMANDS")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_only_the_orchestrator_takes_single_messages_out_of_a_stream(account: Accounts, service: str) -> None:
+    nc, refused = await account(service)
+    for subject in (
+        "$JS.API.STREAM.MSG.GET.EVENTS",
+        "$JS.API.STREAM.MSG.DELETE.COMMANDS",
+        "$JS.API.STREAM.MSG.DELETE.EVENTS",
+        "$JS.API.DIRECT.GET.EVENTS",
+        "$JS.API.STREAM.PURGE.COMMANDS",
+        "$JS.API.STREAM.SNAPSHOT.EVENTS",
+    ):
+        may = service == "orchestrator" and subject in MAY_TAKE_OUT
+        await nc.publish(subject, b"{}", reply=f"{inbox_of(service)}.x")
+        assert await refusals(nc, refused, 0 if may else 1), subject
