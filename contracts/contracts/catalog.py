@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from contracts import jobs, phases, uploads
+from contracts import batches, jobs, phases, uploads
 from contracts.channel import Channel
 
 CHANNELS: Final[tuple[Channel[Any], ...]] = tuple(
-    thing for module in (uploads, phases, jobs) for thing in vars(module).values() if isinstance(thing, Channel)
+    thing
+    for module in (uploads, phases, jobs, batches)
+    for thing in vars(module).values()
+    if isinstance(thing, Channel)
 )

@@ -55,6 +55,9 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("PIPELINE_UNKNOWN",         False, _C, 422, "No pipeline has this name."),
     ErrorCode("STATE_CONFLICT",           False, _C, 409, "The state that it is in does not allow this."),
     ErrorCode("STYLE_UNKNOWN",            False, _C, 422, "No style has this name."),
+    ErrorCode("BATCH_UNKNOWN",            False, _C, 422, "No batch of yours has this id."),
+    ErrorCode("BATCH_CLOSED",             False, _C, 409, "The batch is closed: it takes no more uploads."),
+    ErrorCode("DUPLICATE_UPLOAD",         False, _C, 409, "The batch has this content, and takes it once."),
     # -- uploading ----------------------------------------------------------------------------
     ErrorCode("UPLOAD_EMPTY",             False, _C, 422, "The file has no bytes."),
     ErrorCode("UPLOAD_TOO_LARGE",         False, _C, 413, "The file is larger than this service accepts."),

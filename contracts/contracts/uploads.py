@@ -6,17 +6,38 @@ from datetime import datetime
 from typing import ClassVar, Final, Literal
 from uuid import UUID
 
-from pydantic import Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from contracts.artifacts import ObjectRef
 from contracts.channel import Channel
 from contracts.message import Message
 from contracts.topology import EVENTS
+from contracts.variants import ColorProfile, VariantTable
 
 Lane = Literal["interactive", "bulk"]  # who goes first where work has to wait
 
+Aspect = Literal["original", "none", "1:1", "4:5", "5:4", "3:2", "2:3", "16:9", "9:16"]
+
+
+class Choices(BaseModel):
+    """What a caller may choose of what is made of an upload, whether with the upload, for a batch, or for all."""
+
+    style: str | None = Field(
+        default=None, description="`name` or `name@version` of a style; none leaves the colours alone"
+    )
+    style_strength: float = Field(default=1.0, ge=0, le=1, description="0 keeps the original's colours, 1 is the style")
+    crop: Aspect = Field(default="original", description="aspect of the crop; none keeps the frame")
+    straighten: bool = Field(default=True, description="whether the crop makes a crooked horizon level")
+    variants: VariantTable | None = Field(
+        default=None, description="the forms in which the photo is delivered, as JSON; none: the usual six"
+    )
+    color_profile: ColorProfile = Field(
+        default="srgb", description="keep: the photo's own RGB profile stays, where nothing but the crop changes it"
+    )
+
+
 # What a caller may choose; a pipeline reads them as `options.NAME`.
-OPTIONS: Final = frozenset({"style", "style_strength", "crop", "straighten", "style_name", "variants", "color_profile"})
+OPTIONS: Final = frozenset({*Choices.model_fields, "style_name"})
 
 
 class UploadReceived(Message):

@@ -4,47 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from contracts.errors import error
-from contracts.uploads import Lane
-from contracts.variants import ColorProfile, VariantTable
+from contracts.uploads import Choices, Lane
 from ingest.styles import KINDS, NAME
 
-Aspect = Literal["original", "none", "1:1", "4:5", "5:4", "3:2", "2:3", "16:9", "9:16"]
 
-
-class Options(BaseModel):
+class Options(Choices):
     """The fields beside the file: what the caller wants done."""
 
     pipeline: str = Field(default="photo", pattern=r"^[a-z0-9-]{1,64}$", description="which pipeline")
-    style: str | None = Field(
-        default=None, description="`name` or `name@version` of a style; none leaves the colours alone"
-    )
-    style_strength: float = Field(default=1.0, ge=0, le=1, description="0 keeps the original's colours, 1 is the style")
-    crop: Aspect = Field(default="original", description="aspect of the crop; none keeps the frame")
-    straighten: bool = Field(default=True, description="whether the crop makes a crooked horizon level")
     style_name: str | None = Field(
         default=None, pattern=f"^{NAME}$", description="what the style will be called that the pipeline makes"
-    )
-    variants: VariantTable | None = Field(
-        default=None, description="the forms in which the photo is delivered, as JSON; none: the usual six"
-    )
-    color_profile: ColorProfile = Field(
-        default="srgb", description="keep: the photo's own RGB profile stays, where nothing but the crop changes it"
     )
     batch: UUID | None = Field(default=None, description="id of the batch that the job belongs to")
     lane: Lane | None = Field(default=None, description="who goes first; default: interactive, in a batch bulk")
 
 
 NOT_OPTIONS: Final = {"pipeline", "batch", "lane"}  # these are about the job, the others about what it makes
-
-
-# What another version of an upload may have otherwise: all that is about what is made, but for the name of a style.
-CHANGEABLE: Final = tuple(name for name in Options.model_fields if name not in NOT_OPTIONS | {"style_name"})
+CHANGEABLE: Final = tuple(Choices.model_fields)  # what another version of an upload may have otherwise
 
 
 @dataclass(frozen=True, slots=True)
