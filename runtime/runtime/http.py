@@ -1,4 +1,4 @@
-"""What every HTTP surface shares: problem documents (RFC 9457), tenants' and operators' API keys, bounded bodies.
+"""What every HTTP surface shares: problem documents (RFC 9457), bounded bodies, and from `keys` who asks.
 
 Every error a client sees has a stable code from `contracts.errors`; what is unforeseen is
 INTERNAL, and its text stays in our logs.
@@ -6,17 +6,13 @@ INTERNAL, and its text stays in our logs.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from opentelemetry.trace import SpanKind
 from pydantic import AfterValidator, BaseModel, StringConstraints
 from starlette.datastructures import Headers
@@ -27,6 +23,11 @@ from starlette.types import Message as ASGIMessage
 from contracts.errors import ERRORS, SafelightError, error
 from contracts.message import HEADER_TRACE
 from runtime import logs, telemetry
+from runtime.keys import Anybody as Anybody
+from runtime.keys import Asker as Asker
+from runtime.keys import Caller as Caller
+from runtime.keys import Operator as Operator
+from runtime.keys import Tenant as Tenant
 
 log = logs.get()
 
@@ -161,99 +162,6 @@ def install(app: FastAPI) -> None:
         route = request.scope.get("route")
         log.error("http.unforeseen", route=getattr(route, "path", None), exc_info=problem)
         return problem_response(error("INTERNAL"))
-
-
-_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer KEY`")
-KEY_CHARS_MIN: Final = 16
-
-
-class _Keys:
-    """`name:key,name:key` as a lookup; keys are held as hashes and compared in constant time."""
-
-    def __init__(self, pairs: str, reads: str) -> None:
-        self._known: list[tuple[str, bytes]] = []
-        for pair in filter(None, (part.strip() for part in pairs.split(","))):
-            name, _, key = pair.partition(":")
-            if not name or len(key) < KEY_CHARS_MIN:
-                raise ValueError(f"{reads} with keys of {KEY_CHARS_MIN} characters or more")
-            self._known.append((name, hashlib.sha256(key.encode()).digest()))
-
-    def _name(self, key: str) -> str | None:
-        digest = hashlib.sha256(key.encode()).digest()
-        found = None
-        for name, known in self._known:
-            if hmac.compare_digest(known, digest):
-                found = name
-        return found
-
-
-class ApiKeys(_Keys):
-    """Tenants' keys: each opens what its tenant owns."""
-
-    def __init__(self, pairs: str) -> None:
-        super().__init__(pairs, "SAFELIGHT_API_KEYS reads tenant:key,tenant:key")
-
-    def tenant(self, key: str) -> str | None:
-        """Whose key this is, or None."""
-        return self._name(key)
-
-
-class OperatorKeys(_Keys):
-    """Operators' keys: they belong to no tenant; what is done with one is told under its name."""
-
-    def __init__(self, pairs: str) -> None:
-        super().__init__(pairs, "SAFELIGHT_OPERATOR_KEYS reads name:key,name:key")
-
-    def operator(self, key: str) -> str | None:
-        """Whose key this is, or None."""
-        return self._name(key)
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asks. `tenant` is None for an operator, who sees every tenant's."""
-
-    name: str
-    tenant: str | None
-
-    @property
-    def who(self) -> str:
-        """As the audit names them: `tenant:demo`, `operator:ops`."""
-        return f"tenant:{self.tenant}" if self.tenant is not None else f"operator:{self.name}"
-
-
-async def _caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Asker:
-    operators: OperatorKeys = request.app.state.operator_keys
-    tenants: ApiKeys = request.app.state.api_keys
-    key = given.credentials if given else ""
-    if operator := operators.operator(key):
-        return Asker(operator, None)
-    if tenant := tenants.tenant(key):
-        return Asker(tenant, tenant)
-    raise error("UNAUTHENTICATED")
-
-
-Caller = Annotated[Asker, Depends(_caller)]
-"""A route parameter: whose API key the request carries, a tenant's or an operator's. Raises UNAUTHENTICATED."""
-
-
-async def _tenant(asker: Caller) -> str:
-    if asker.tenant is None:
-        raise error("FORBIDDEN", "This needs a tenant's API key.")
-    return asker.tenant
-
-
-async def _operator(asker: Caller) -> str:
-    if asker.tenant is not None:
-        raise error("FORBIDDEN", "This needs an operator's API key.")
-    return asker.name
-
-
-Tenant = Annotated[str, Depends(_tenant)]
-"""A route parameter: the tenant whose API key the request carries. Raises UNAUTHENTICATED, FORBIDDEN."""
-
-Operator = Annotated[str, Depends(_operator)]
-"""A route parameter: the operator whose API key the request carries. Raises UNAUTHENTICATED, FORBIDDEN."""
 
 
 # -- what a request may hold -----------------------------------------------------------------

@@ -28,7 +28,8 @@ from pydantic import ValidationError
 from contracts.errors import SafelightError, error
 from contracts.topology import inbox_of
 from runtime import http, logs, telemetry
-from runtime.settings import HttpSettings, NatsSettings
+from runtime.keys import Keys, known_to_ingest
+from runtime.settings import HttpSettings, KeysSettings, NatsSettings
 
 if TYPE_CHECKING:
     from faststream.nats import NatsBroker
@@ -50,7 +51,8 @@ def create_app(service: str, settings: HttpSettings, compose: Compose, *routers:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with compose(app):
+        keys = known_to_ingest(app, settings) if isinstance(settings, KeysSettings) else contextlib.nullcontext()
+        async with keys, compose(app):
             log.info("service.started")
             yield
             app.state.draining.set()
@@ -60,8 +62,7 @@ def create_app(service: str, settings: HttpSettings, compose: Compose, *routers:
     app = FastAPI(title=f"Safelight {service}", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.checks = []
     app.state.draining = asyncio.Event()
-    app.state.api_keys = http.ApiKeys(settings.api_keys.get_secret_value())
-    app.state.operator_keys = http.OperatorKeys(settings.operator_keys.get_secret_value())
+    app.state.keys = Keys(settings.api_keys.get_secret_value(), settings.operator_keys.get_secret_value())
     http.install(app)
 
     @app.get("/live", include_in_schema=False)

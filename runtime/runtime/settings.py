@@ -18,6 +18,7 @@ class HttpSettings(_Part):
     """Where the process listens, and who may ask.
 
     `api_keys` is `tenant:key,tenant:key`. `operator_keys` is `name:key,name:key`: they open what concerns every tenant.
+    They are those to begin with: all others are made over the API, and known to ingest.
     """
 
     http_host: str = "127.0.0.1"
@@ -25,6 +26,12 @@ class HttpSettings(_Part):
     log_level: str = "info"
     api_keys: SecretStr = SecretStr("")
     operator_keys: SecretStr = SecretStr("")
+
+
+class KeysSettings(_Part):
+    """Who is asked whose an API key is that the environment does not name."""
+
+    ingest_url: str = "http://127.0.0.1:8001"
 
 
 class NatsSettings(_Part):

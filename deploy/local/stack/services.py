@@ -48,6 +48,7 @@ class Service:
 _ALL: Final = ("nats", "postgres", "s3")
 _BOTH: Final = ("tenants", "operators")
 _OPERATORS: Final = ("operators",)
+_INGEST: Final = ("ingest",)  # which knows whose an API key is
 _BEHIND: Final = ("ingest", "orchestrator", "gpu-bridge", "output")
 _ANALYSIS: Final = ("LINK_S", "UPLOAD_BYTES_MAX", "ANALYSIS_WORKERS", "ANALYSIS_MEMORY_BYTES")
 _MACHINE: Final = ("PIPELINES_DIR", "RUNNING_MAX", "TENANT_WEIGHTS", "GPU_USD_PER_S", "BENCH_PIPELINES")
@@ -59,10 +60,10 @@ _RENDER: Final = ("LINK_S", "RENDER_WORKERS", "RENDER_MEMORY_BYTES")
 # fmt: off
 SERVICES: Final[tuple[Service, ...]] = (
     #       name            servers               keys          knows              settings           secrets
-    Service("ingest",       _ALL,                 ("tenants",), ("orchestrator",), _ANALYSIS),
-    Service("orchestrator", ("nats", "postgres"), _BOTH,        (),                _MACHINE),
-    Service("gpu-bridge",   _ALL,                 _OPERATORS,   (),                _LOCAL + _BOX + _REMOTE, _MODAL),
-    Service("output",       _ALL,                 _BOTH,        (),                _RENDER),
+    Service("ingest",       _ALL,                 _BOTH,        ("orchestrator",), _ANALYSIS),
+    Service("orchestrator", ("nats", "postgres"), _BOTH,        _INGEST,           _MACHINE),
+    Service("gpu-bridge",   _ALL,                 _OPERATORS,   _INGEST,           _LOCAL + _BOX + _REMOTE, _MODAL),
+    Service("output",       _ALL,                 _BOTH,        _INGEST,           _RENDER),
     Service("console",      ("s3-address",),      (),           _BEHIND,           ()),
 )
 # fmt: on

@@ -22,6 +22,8 @@ from console.cli_letters import app as letters_app
 from console.cli_providers import app as providers_app
 from console.cli_providers import gpu_app, upgrade
 from console.cli_styles import app as styles_app
+from console.cli_tenants import app as tenants_app
+from console.cli_tenants import keys_app
 from console.client import Client
 from console.submitting import Submission, submit_all
 from console.terminal import AsOperator, Json, Key, OperatorKey, Url, now, out, print_json, run, say
@@ -34,6 +36,8 @@ client.add_typer(styles_app, name="styles")
 client.add_typer(letters_app, name="dead-letters")
 client.add_typer(providers_app, name="providers")
 client.add_typer(gpu_app, name="gpu")
+client.add_typer(tenants_app, name="tenants")
+client.add_typer(keys_app, name="keys")
 client.command()(upgrade)
 
 NEW: Final = "new"

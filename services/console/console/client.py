@@ -148,6 +148,10 @@ class Client:
         """Ask for a change; once, for a change may not be repeated. Raises Refused, Unreachable."""
         return (await self._ask(lambda: self._api.post(path, json=body), once=True)).json()
 
+    async def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        """As `post`, of what is there."""
+        return (await self._ask(lambda: self._api.patch(path, json=body), once=True)).json()
+
     async def watch(self, job_id: UUID) -> AsyncIterator[Job]:
         """The job now and after each event, until it has ended. A broken stream goes on where it broke.
 

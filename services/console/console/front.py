@@ -38,6 +38,7 @@ BEHIND: Final = (
     ("/v1/uploads",            "ingest"),
     ("/v1/styles",             "ingest"),
     ("/v1/jobs/{}/re-edit",    "ingest"),
+    ("/v1/tenants",            "ingest"),
     ("/v1/jobs/{}/cancel",     "orchestrator"),
     ("/v1/jobs/{}/pause",      "orchestrator"),
     ("/v1/jobs/{}/resume",     "orchestrator"),

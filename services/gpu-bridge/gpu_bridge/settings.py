@@ -8,13 +8,13 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from gpu_bridge import policy, terms
-from runtime.settings import HttpSettings, NatsSettings, PostgresSettings, S3Settings
+from runtime.settings import HttpSettings, KeysSettings, NatsSettings, PostgresSettings, S3Settings
 
 GIB = 1024**3
 INSTALL_MODAL = "uv sync --inexact --package safelight-gpu-bridge --extra local --extra modal"
 
 
-class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
+class Settings(HttpSettings, KeysSettings, NatsSettings, PostgresSettings, S3Settings):
     """From the environment. `local_workers` CPU calls run at once, each in `local_memory_bytes` of address space.
 
     `modal_app` names the deployed app; without it Modal is not asked. Its credentials are the SDK's

@@ -10,19 +10,23 @@ import httpx
 from fastapi import FastAPI
 
 from contracts import topology
-from ingest import api, api_edits
+from ingest import api, api_edits, api_tenants
 from ingest.catalog import Catalog
 from ingest.edits import Edits
 from ingest.handlers import SOURCE, Handlers
 from ingest.settings import Settings
 from ingest.styles import Styles
 from ingest.tables import OUTBOX
+from ingest.tenants import Tenants
 from ingest.uploads import Uploads
 from runtime import postgres, service
+from runtime.keys import Remembered
 from runtime.objects import Objects
 from runtime.outbox import Outbox
 from runtime.sandbox import Sandbox
 from runtime.settle import consume_batches, subscribe
+
+ROUTERS = (api.router, api_edits.router, api_tenants.router, api_tenants.internal)
 
 
 @contextlib.asynccontextmanager
@@ -35,6 +39,8 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         memory_bytes=settings.analysis_memory_bytes,
         preload=["ingest.analysis"],
     )
+    app.state.tenants = Tenants(engine)
+    app.state.keys.beyond = Remembered(app.state.tenants.asker)
     try:
         async with (
             httpx.AsyncClient(base_url=settings.orchestrator_url, timeout=2) as orchestrator,
@@ -62,7 +68,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
 
 def build(settings: Settings) -> FastAPI:
     """Ingest as an app."""
-    return service.create_app(SOURCE, settings, partial(compose, settings), api.router, api_edits.router)
+    return service.create_app(SOURCE, settings, partial(compose, settings), *ROUTERS)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -91,6 +92,45 @@ IDEMPOTENCY: Final = Table(
     Column("fingerprint", Text, nullable=False),  # of file and options: another request may not reuse the key
     Column("answer", JSONB, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+TENANTS: Final = Table(
+    "tenants",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("title", Text, nullable=False, server_default=""),
+    Column("options", JSONB, nullable=False, server_default="{}"),  # its uploads' defaults: ingest.options.Options
+    Column("limits", JSONB, nullable=False, server_default="{}"),  # where they are not everybody's
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("created_by", Text, nullable=False),  # an operator
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("changed_by", Text, nullable=False),
+    CheckConstraint("name ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'", name="name"),
+)
+
+KEYS: Final = Table(
+    "keys",  # API keys by what is no secret of them; never deleted
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, ForeignKey(TENANTS.c.name)),  # null: an operator's
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("sha256", Text, nullable=False, unique=True),  # all that we have of the key
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("created_by", Text, nullable=False),
+    Column("last_used_at", DateTime(timezone=True)),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("revoked_at", DateTime(timezone=True)),
+    Column("revoked_by", Text),
+    Column("replaces", Text),  # the key that this one was made in the stead of
+    CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_hex"),
+    CheckConstraint("(revoked_at IS NULL) = (revoked_by IS NULL)", name="revoked_by_somebody"),
+    CheckConstraint(
+        "cardinality(scopes) > 0 AND scopes <@ CASE WHEN tenant IS NULL "
+        "THEN ARRAY['read', 'operate'] ELSE ARRAY['upload', 'read'] END",
+        name="scopes_of_its_kind",
+    ),
+    Index(None, "tenant", "created_at"),
 )
 
 OUTBOX: Final = outbox_table(METADATA)

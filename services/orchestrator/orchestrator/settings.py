@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from runtime.settings import HttpSettings, NatsSettings, PostgresSettings
+from runtime.settings import HttpSettings, KeysSettings, NatsSettings, PostgresSettings
 
 
-class Settings(HttpSettings, NatsSettings, PostgresSettings):
+class Settings(HttpSettings, KeysSettings, NatsSettings, PostgresSettings):
     """From the environment.
 
     `pipelines_dir` is a folder of pipeline files beside the built-in ones. `running_max` replaces

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from runtime.settings import HttpSettings, NatsSettings, PostgresSettings, S3Settings
+from runtime.settings import HttpSettings, KeysSettings, NatsSettings, PostgresSettings, S3Settings
 
 MIB = 1024 * 1024
 
 
-class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
+class Settings(HttpSettings, KeysSettings, NatsSettings, PostgresSettings, S3Settings):
     """From the environment. `link_s` is how long a signed link to an artifact works."""
 
     link_s: int = Field(default=900, ge=1, le=7 * 24 * 3600)
