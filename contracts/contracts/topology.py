@@ -87,6 +87,7 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
     Consumer("output-render",       COMMANDS.name, "output",       ("cmd.render.v1.run.*",), 10.0, _OUTAGE,  64),
     Consumer("orchestrator-inputs", EVENTS.name,   "orchestrator", _INPUTS,                  10.0, _PATIENT, 2000),
     Consumer("orchestrator-dead",   DEAD.name,     "orchestrator", ("dead.cmd.>", "dead.evt.>"), 10.0, _PATIENT, 256),
+    Consumer("orchestrator-audit",  EVENTS.name,   "orchestrator", ("evt.audit.v1.noted",), 10.0, _PATIENT, 1000),
     Consumer("orchestrator-lost",   ADVISORIES.name, "orchestrator", (_MAX_DELIVERIES,),     10.0, _PATIENT, 64),
     Consumer("bench-noop",          COMMANDS.name, "bench",        ("cmd.bench.v1.run",),    10.0, _OUTAGE,  5000),
     Consumer("output-projection",   EVENTS.name,   "output",       _STATUS,                  10.0, _PATIENT, 2000),

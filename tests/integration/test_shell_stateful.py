@@ -33,9 +33,10 @@ from contracts.errors import SafelightError
 from contracts.phases import PhaseDeferred, PhaseFailed, PhaseProgressed, RunPhase
 from contracts.uploads import Lane
 from orchestrator import store
+from orchestrator.audit import Actor
 from orchestrator.machine.inputs import Begin, Deferred, Failed, Progressed, Retry
 from orchestrator.machine.pipeline import Pipeline
-from orchestrator.operations import NEWEST, PINNED, Actor, Again, Operations
+from orchestrator.operations import NEWEST, PINNED, Again, Operations
 from orchestrator.settings import Settings
 from orchestrator.shell import Answer, Arrived, Shell
 from runtime import postgres

@@ -16,6 +16,7 @@ import typer
 
 from console import batches, rendering
 from console.board import board
+from console.cli_audit import app as audit_app
 from console.cli_batches import app as batches_app
 from console.cli_jobs import app as jobs_app
 from console.cli_letters import app as letters_app
@@ -34,6 +35,7 @@ client.add_typer(jobs_app, name="jobs")
 client.add_typer(batches_app, name="batches")
 client.add_typer(styles_app, name="styles")
 client.add_typer(letters_app, name="dead-letters")
+client.add_typer(audit_app, name="audit")
 client.add_typer(providers_app, name="providers")
 client.add_typer(gpu_app, name="gpu")
 client.add_typer(tenants_app, name="tenants")

@@ -201,6 +201,20 @@ class Client:
             raise Unreachable("STORAGE_UNAVAILABLE", "object storage does not answer") from problem
         return target
 
+    async def save(self, path: str, target: Path) -> Path:
+        """Write what an address of ours answers to a file: whole or not at all. Raises Refused, Unreachable."""
+        try:
+            with _written_whole(target) as file:
+                async with self._api.stream("GET", path) as answer:
+                    if answer.status_code != 200:
+                        await answer.aread()
+                        raise _refusal(answer)
+                    async for piece in answer.aiter_bytes(PIECE):
+                        file.write(piece)
+        except httpx.TransportError as problem:
+            raise Unreachable("UNREACHABLE", f"nobody answers at {self._url}") from problem
+        return target
+
     async def _bytes(self, link: httpx.URL) -> AsyncIterator[bytes]:
         async with self._storage.stream("GET", link) as answer:
             if answer.status_code != 200:

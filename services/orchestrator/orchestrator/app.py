@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from contracts import topology
 from orchestrator import api, store
 from orchestrator.api.asked import UseCases
+from orchestrator.audit import Audit
 from orchestrator.capacity import Capacity
 from orchestrator.handlers import Handlers
 from orchestrator.operations import Operations
@@ -82,12 +83,14 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             handlers = Handlers(shell, engine, js)
             operations = Operations(shell)
             replays = Replays(engine, js, shell, operations, settings.gpu_usd_per_s)
-            app.state.use_cases = UseCases(engine, shell, operations, replays, Upgrades(engine, shell))
+            audit = Audit(engine)
+            app.state.use_cases = UseCases(engine, shell, operations, replays, Upgrades(engine, shell), audit)
             async with service.background(
                 # One reader: the stream's order is a job's order, also when it is read again after a restore.
                 consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs, batch_max=BATCH_MAX),
                 consume_batches(nc, topology.consumer("orchestrator-dead"), handlers.dead_letters),
                 consume_batches(nc, topology.consumer("orchestrator-lost"), handlers.lost),
+                consume_batches(nc, topology.consumer("orchestrator-audit"), audit.noted),
                 _repeat("wake", partial(_wake, shell), _tick),
                 _repeat("admit", shell.admit, partial(_freed, shell)),
                 _repeat("replay", replays.work, _tick),

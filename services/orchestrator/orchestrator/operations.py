@@ -16,7 +16,8 @@ import asyncpg
 from pydantic import JsonValue
 
 from contracts.errors import error
-from orchestrator import letters, store
+from orchestrator import letters
+from orchestrator.audit import Actor, note
 from orchestrator.machine.inputs import Cancel, Input, Pause, Resume, Retry
 from orchestrator.machine.pipeline import Pipeline
 from orchestrator.shell import Answer, Arrived, Shell
@@ -28,15 +29,6 @@ ACTED_MAX: Final = 200  # jobs of a batch in one transaction
 PINNED, NEWEST = "pinned", "newest"
 
 Guard = Callable[[asyncpg.Connection], Awaitable[None]]  # raises when an act must not happen, in its transaction
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who acts (`tenant:demo`, `operator:ops`), whose jobs they may touch (None: everybody's), and why."""
-
-    who: str
-    tenant: str | None
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +61,6 @@ class Again:
         known = sorted({parameter for phase in phases for parameter in phase.parameters})
         if not set(self.parameters or {}) <= set(known):
             raise error("REQUEST_INVALID", f"no phase takes such a parameter; there are {', '.join(known) or 'none'}")
-
-
-async def note(
-    conn: asyncpg.Connection, actor: Actor, action: str, subject: str, details: Mapping[str, Any] | None = None
-) -> None:
-    """Add a line to the audit, in the caller's transaction."""
-    await conn.execute(
-        "INSERT INTO orchestrator.audit (who, action, subject, why, details) VALUES ($1, $2, $3, $4, $5::text::jsonb)",
-        actor.who,
-        action,
-        subject,
-        actor.why,
-        store.as_json(dict(details or {})),
-    )
 
 
 class Operations:

@@ -27,10 +27,11 @@ from contracts.errors import SafelightError, error
 from contracts.jobs import Status
 from contracts.message import HEADER_MESSAGE_ID
 from orchestrator import letters, store
+from orchestrator.audit import Actor, note
 from orchestrator.letters import Filter
 from orchestrator.machine.decide import decide
 from orchestrator.machine.pipeline import Pipeline, version_differences
-from orchestrator.operations import NEWEST, Actor, Again, Guard, Operations, note
+from orchestrator.operations import NEWEST, Again, Guard, Operations
 from orchestrator.pipelines import COMMANDS
 from orchestrator.shell import Shell
 from orchestrator.store import Stored

@@ -12,7 +12,6 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKey,
-    Identity,
     Index,
     Integer,
     Table,
@@ -172,16 +171,21 @@ DEAD_LETTERS: Final = Table(
 )
 
 AUDIT: Final = Table(
-    "audit",  # what people did; a trigger refuses to change or delete a line
+    "audit",  # who did, saw or moved what; triggers chain the lines and refuse to change or delete one
     METADATA,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # from 1, without gaps
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("who", Text, nullable=False),
     Column("action", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("why", Text, nullable=False),
     Column("details", JSONB, nullable=False),
+    Column("room", Text, nullable=False),  # which one told it
+    Column("tenant", Text),  # whose the subject is
+    Column("told_as", Uuid, unique=True),  # the id of the event that told it; null: the orchestrator's own
+    Column("hash", Text, nullable=False),  # of the line before and this one's fields: contracts.audit
     Index(None, "subject", "id"),
+    Index(None, "tenant", "id"),
 )
 
 INBOX: Final = inbox_table(METADATA)

@@ -20,11 +20,12 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import letters, store
+from orchestrator.audit import Actor, note
 from orchestrator.machine.decide import decide
 from orchestrator.machine.inputs import Retry
 from orchestrator.machine.job import Job
 from orchestrator.machine.pipeline import Pipeline
-from orchestrator.operations import Actor, Again, note
+from orchestrator.operations import Again
 from orchestrator.shell import Answer, Arrived, Shell
 from orchestrator.store import Stored
 from runtime import postgres, telemetry

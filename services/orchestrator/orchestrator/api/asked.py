@@ -15,7 +15,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, JsonValue,
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import error
-from orchestrator.operations import Actor, Operations
+from orchestrator.audit import Actor, Audit
+from orchestrator.operations import Operations
 from orchestrator.replays import Replays
 from orchestrator.shell import Shell
 from orchestrator.upgrades import Upgrades
@@ -31,6 +32,7 @@ class UseCases:
     operations: Operations
     replays: Replays
     upgrades: Upgrades
+    audit: Audit
 
 
 def _hands(request: Request) -> UseCases:
