@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -83,7 +84,7 @@ async def test_lines_are_found_by_whose_they_are_and_what_was_done(desk: Desk) -
     tenant = f"t-{uuid4().hex[:8]}"
     await tell(desk.nc, noted("one", tenant=tenant), noted("two", tenant=tenant, action="data.moved"))
 
-    async def found(**which: str) -> list[str]:
+    async def found(**which: Any) -> list[str]:
         return [line["subject"] for line in (await desk.get("/v1/audit", "ops", **which))["items"]]
 
     async def both() -> bool:
@@ -92,13 +93,15 @@ async def test_lines_are_found_by_whose_they_are_and_what_was_done(desk: Desk) -
     await until(both)
     assert await found(tenant=tenant, action="data.moved") == ["two"]
     assert await found(tenant=tenant, since="2100-01-01T00:00:00Z") == []
-    assert await found(tenant=tenant, until="2100-01-01T00:00:00Z", who="tenant:alice") == ["two", "one"]
+    assert await found(tenant=tenant, until="2100-01-01T00:00:00Z") == ["two", "one"]
 
 
 async def test_an_export_is_checked_where_it_is_read_and_holds(
     desk: Desk, service: tuple[str, AsyncEngine], tmp_path: Path
 ) -> None:
+    desk.worker.holds.add(("alice", "first"))
     job = await desk.begun()
+    await desk.at_work(job, "first")
     await desk.post(f"/v1/jobs/{job}/cancel", reason=ODD)
     file = await exported(desk, service, tmp_path)
     lines = [json.loads(line) for line in file.read_text().splitlines()]

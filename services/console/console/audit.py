@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from console.client import Client, ClientError
 from console.jobs import Read
@@ -27,7 +27,7 @@ class Line(Read):
     action: str
     subject: str
     why: str = ""
-    details: dict[str, Any] = {}
+    details: dict[str, Any] = Field(default_factory=dict)
 
 
 class Tampered(ClientError):

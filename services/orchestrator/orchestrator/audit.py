@@ -22,6 +22,7 @@ from runtime.settle import Delivery
 
 ROOM: Final = "orchestrator"
 EXPORTED_AT_ONCE: Final = 1000
+_TOLD: Final = ("id", "at", "room", "tenant", "who", "action", "subject", "why")
 _LINE: Final = "id, at, room, tenant, who, action, subject, why, details::text AS details, hash"
 
 
@@ -79,20 +80,7 @@ class Audit:
         Raises ValidationError for a body that is none.
         """
         told = {one.id: one for one in (AuditNoted.model_validate_json(delivery.body) for delivery in deliveries)}
-        columns = [
-            [
-                one.id,
-                one.at,
-                one.room,
-                one.tenant,
-                one.who,
-                one.action,
-                one.subject,
-                one.why,
-                store.as_json(one.details),
-            ]
-            for one in told.values()
-        ]
+        columns = [(*(getattr(one, name) for name in _TOLD), store.as_json(one.details)) for one in told.values()]
         async with postgres.transaction(self.engine) as conn:
             await conn.execute(
                 "INSERT INTO orchestrator.audit (told_as, at, room, tenant, who, action, subject, why, details) "
