@@ -72,6 +72,14 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("STYLE_NOT_LEARNT",         False, _C, 422, "The style that was learnt is no better than histograms."),
     ErrorCode("SPLAT_IMPOSSIBLE",         False, _C, 422, "No scene can be made of this picture."),
     ErrorCode("DECODE_LIMIT",             False, _O, 422, "Decoding took more time or memory than one file may take."),
+    # -- reading documents --------------------------------------------------------------------
+    ErrorCode("DOCUMENT_ENCRYPTED",       False, _C, 422, "The document is locked with a password."),
+    ErrorCode("DOCUMENT_CORRUPT",         False, _C, 422, "The document cannot be opened."),
+    ErrorCode("DOCUMENT_TOO_LONG",        False, _C, 422, "The document has more pages than this service accepts."),
+    ErrorCode("DOCUMENT_TOO_LARGE",       False, _C, 422, "What the document holds is more than one result may."),
+    ErrorCode("PAGE_UNREADABLE",          False, _C, 422, "The page cannot be drawn."),
+    ErrorCode("NO_PAGE_READ",             False, _C, 422, "No page of the document could be read."),
+    ErrorCode("TEMPLATE_UNKNOWN",         False, _C, 422, "No template of fields has this name."),
     # -- working ------------------------------------------------------------------------------
     ErrorCode("MESSAGE_INVALID",          False, _O, 500, "A message has no valid body."),
     ErrorCode("INTERNAL",                 True,  _O, 500, "Something unforeseen went wrong."),

@@ -74,17 +74,22 @@ _OUTAGE: Final = (1.0, 5.0, 15.0, 60.0)
 _PATIENT: Final = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0, *(5 * MINUTE,) * 11)
 
 _STATUS: Final = ("evt.upload.v1.received", "evt.job.v1.*", "evt.phase.v1.progressed")
+_PAPER: Final = "cmd.document.v1.run"
 _INPUTS: Final = ("evt.upload.v1.received", "evt.phase.v1.*")
 
 # fmt: off
 CONSUMERS: Final[tuple[Consumer, ...]] = (
     #        name                   stream         owner           subjects                 ack_wait  retry  pending
     Consumer("ingest-analysis",     COMMANDS.name, "ingest",       ("cmd.analysis.v1.run",), 10.0, _OUTAGE,  64),
+    Consumer("ingest-inspect",      COMMANDS.name, "ingest",       (f"{_PAPER}.inspect",),   10.0, _OUTAGE,  64),
+    Consumer("ingest-rasterize",    COMMANDS.name, "ingest",       (f"{_PAPER}.rasterize",), 10.0, _OUTAGE,  64),
     Consumer("ingest-styles",       EVENTS.name,   "ingest",       ("evt.job.v1.succeeded",), 10.0, _PATIENT, 1000),
     Consumer("gpu-bridge-calls",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.run.*",),    10.0, _OUTAGE,  256),
     Consumer("gpu-bridge-stops",    COMMANDS.name, "gpu-bridge",   ("cmd.gpu.v1.stop",),    10.0, _OUTAGE,  256),
     Consumer("gpu-bridge-uploads",  EVENTS.name,   "gpu-bridge",   ("evt.upload.v1.received",), 10.0, _OUTAGE, 1000),
     Consumer("output-render",       COMMANDS.name, "output",       ("cmd.render.v1.run.*",), 10.0, _OUTAGE,  64),
+    Consumer("output-assemble",     COMMANDS.name, "output",       (f"{_PAPER}.assemble",),  10.0, _OUTAGE,  16),
+    Consumer("output-deliver",      COMMANDS.name, "output",       (f"{_PAPER}.deliver",),   10.0, _OUTAGE,  16),
     Consumer("orchestrator-inputs", EVENTS.name,   "orchestrator", _INPUTS,                  10.0, _PATIENT, 2000),
     Consumer("orchestrator-dead",   DEAD.name,     "orchestrator", ("dead.cmd.>", "dead.evt.>"), 10.0, _PATIENT, 256),
     Consumer("orchestrator-audit",  EVENTS.name,   "orchestrator", ("evt.audit.v1.noted",), 10.0, _PATIENT, 1000),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, WithJsonSchema
 
 from contracts.artifacts import ObjectRef
 from contracts.channel import Channel
@@ -17,6 +17,16 @@ from contracts.variants import ColorProfile, VariantTable
 Lane = Literal["interactive", "bulk"]  # who goes first where work has to wait
 
 Aspect = Literal["original", "none", "1:1", "4:5", "5:4", "3:2", "2:3", "16:9", "9:16"]
+
+
+_LANGUAGE: Final = r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}"
+_LANGUAGES: Final = rf"^{_LANGUAGE}(,{_LANGUAGE}){{0,7}}$"
+Languages = Annotated[
+    list[Annotated[str, Field(pattern=f"^{_LANGUAGE}$")]],
+    Field(min_length=1, max_length=8),
+    BeforeValidator(lambda told: told.split(",") if isinstance(told, str) else told),
+    WithJsonSchema({"type": "string", "pattern": _LANGUAGES}),
+]
 
 
 class Choices(BaseModel):
@@ -33,6 +43,12 @@ class Choices(BaseModel):
     )
     color_profile: ColorProfile = Field(
         default="srgb", description="keep: the photo's own RGB profile stays, where nothing but the crop changes it"
+    )
+    languages: Languages | None = Field(
+        default=None, description="of a document, as BCP 47 with commas between, such as en,es: hints for OCR"
+    )
+    template: str | None = Field(
+        default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="which fields are read out of a document"
     )
 
 

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from contracts import ocr_text
 from contracts.ocr import Kind, Page
 from gpu_functions.engine import ALONE, Engine, Place
-from gpu_functions.ocr import render, shipped
+from gpu_functions.ocr import shipped
 from tests.documents import school
 
 PAGES, DPI = 12, 200
@@ -97,7 +98,7 @@ def error_rates(paper: school.Paper, page: Page) -> tuple[float, float]:
     """CER and WER of what was read, as shares of the truth."""
     import jiwer
 
-    truth, said = (" ".join(text.split()) for text in (paper.text, render.text(page)))
+    truth, said = (" ".join(text.split()) for text in (paper.text, ocr_text.text(page)))
     return float(jiwer.cer(truth, said)), float(jiwer.wer(truth, said))
 
 
@@ -105,7 +106,7 @@ def right_fields(paper: school.Paper, page: Page) -> tuple[int, int]:
     """How many fields and marks are right, and of how many: what follows a label, what stands in a subject's row."""
     said = dict(_labelled(page))
     fields = sum(said.get(label) == value for label, value in paper.fields.values())
-    rows = [row for block in page.blocks if block.kind is Kind.TABLE for row in render.grid(block.cells)]
+    rows = [row for block in page.blocks if block.kind is Kind.TABLE for row in ocr_text.grid(block.cells)]
     marks = {row[0]: row[1] for row in rows if len(row) > 1}
     wanted = [row for table in paper.tables for row in table[1:]]
     return fields + sum(marks.get(row[0]) == row[1] for row in wanted), len(paper.fields) + len(wanted)

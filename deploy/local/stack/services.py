@@ -50,13 +50,20 @@ _BOTH: Final = ("tenants", "operators")
 _OPERATORS: Final = ("operators",)
 _INGEST: Final = ("ingest",)  # which knows whose an API key is
 _BEHIND: Final = ("ingest", "orchestrator", "gpu-bridge", "output")
-_ANALYSIS: Final = ("LINK_S", "UPLOAD_BYTES_MAX", "ANALYSIS_WORKERS", "ANALYSIS_MEMORY_BYTES")
+_ANALYSIS: Final = (
+    "LINK_S",
+    "UPLOAD_BYTES_MAX",
+    "ANALYSIS_WORKERS",
+    "ANALYSIS_MEMORY_BYTES",
+    "DOCUMENTS_WORKERS",
+    "DOCUMENTS_MEMORY_BYTES",
+)
 _MACHINE: Final = ("PIPELINES_DIR", "RUNNING_MAX", "TENANT_WEIGHTS", "GPU_USD_PER_S", "BENCH_PIPELINES")
 _LOCAL: Final = ("LOCAL_WORKERS", "LOCAL_MEMORY_BYTES", "LOCAL_IDLE_S")
 _BOX: Final = ("BOX", "WEIGHTS_DIR", "ALLOW_NONCOMMERCIAL")
 _REMOTE: Final = ("MODAL_APP", "MODAL_ENVIRONMENT", "GPU_TERMS", "GPU_POLICY", "S3_PUBLIC_ENDPOINT")
 _MODAL: Final = ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET")
-_RENDER: Final = ("LINK_S", "RENDER_WORKERS", "RENDER_MEMORY_BYTES")
+_RENDER: Final = ("LINK_S", "RENDER_WORKERS", "RENDER_MEMORY_BYTES", "DELIVERY_MEMORY_BYTES", "TEMPLATES_DIR")
 # fmt: off
 SERVICES: Final[tuple[Service, ...]] = (
     #       name            servers               keys          knows              settings           secrets

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from contracts import topology
 from ingest import api, api_edits, api_tenants
 from ingest.catalog import Catalog
+from ingest.documents import Documents
 from ingest.edits import Edits
 from ingest.handlers import SOURCE, Handlers
 from ingest.settings import Settings
@@ -37,7 +38,12 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     sandbox = Sandbox(
         workers=settings.analysis_workers,
         memory_bytes=settings.analysis_memory_bytes,
-        preload=["ingest.analysis"],
+        preload=["ingest.analysis", "ingest.pages.pictures"],
+    )
+    pdfs = Sandbox(
+        workers=settings.documents_workers,
+        memory_bytes=settings.documents_memory_bytes,
+        preload=["ingest.pages.pdf"],
     )
     app.state.tenants = Tenants(engine)
     app.state.keys.beyond = Remembered(app.state.tenants.asker)
@@ -55,6 +61,9 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             app.state.checks += [partial(postgres.check, engine), objects.check]
             handlers = Handlers(nc.jetstream(), objects, sandbox)
             subscribe(broker, topology.consumer("ingest-analysis"), handlers.analyze, workers=settings.analysis_workers)
+            documents, pages = Documents(nc.jetstream(), objects, pdfs, sandbox), settings.documents_workers
+            subscribe(broker, topology.consumer("ingest-inspect"), documents.inspect, workers=1)
+            subscribe(broker, topology.consumer("ingest-rasterize"), documents.rasterize, workers=pages)
             await broker.start()
             async with service.background(
                 outbox.sweep_forever(), consume_batches(nc, topology.consumer("ingest-styles"), styles.succeeded)
@@ -62,6 +71,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 yield
     finally:
         sandbox.close()
+        pdfs.close()
         await engine.dispose()
         objects.close()
 

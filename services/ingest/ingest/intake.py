@@ -36,9 +36,13 @@ PIXELS_MAX: Final = 120_000_000
 
 CUBE: Final = "application/x-cube-lut"
 ZIP: Final = "application/zip"
+PDF: Final = "application/pdf"
 
 CUBE_BYTES_MAX: Final = 32 * 2**20
 # 65 points a side are the most that tools write: 65³ rows of 3 long numbers are 11 MB; more is no look.
+
+PDF_BYTES_MAX: Final = 128 * 2**20
+# 500 pages of A4 scanned in colour at 200 dpi are 500 * 200 kB = 100 MB. The file is held in memory, and by a child.
 
 ENVELOPE_BYTES: Final = 64 * 2**10
 # A multipart body is longer than its file: boundaries, part headers, and a few short fields.
@@ -68,20 +72,22 @@ SMALLEST_HEADER: Final[dict[str, int]] = {
     "image/tiff":    26,  # header 8 + IFD count 2 + one entry 12 + next offset 4
     "image/avif":    20,  # ftyp box: size 4, name 4, brand 4, version 4, one compatible brand 4
     ZIP:             30,  # the header of the first file in it
+    PDF:             67,  # the smallest that any reader opens: a header, a trailer, one page without content
 }
 
 # What analysis.formats can decode: a test holds the two together. A pipeline says which of them it takes.
 DECODABLE: Final = frozenset({"image/jpeg", "image/png", "image/webp", "image/tiff", "image/avif"})
 
 # A ZIP of pairs that a style is learnt from, and a look from another tool. What is in them is a worker's to find out.
-TAKEN: Final = DECODABLE | {ZIP, CUBE}
+TAKEN: Final = DECODABLE | {ZIP, CUBE, PDF}
+
+MOST: Final = {CUBE: CUBE_BYTES_MAX, PDF: PDF_BYTES_MAX}  # fewer than any file may have
 
 ADVICE: Final[dict[str, str]] = {
     # media type            why not, and what to send instead
     "image/heic":           "HEIC needs an HEVC decoder, which this build of libvips has not; send JPEG or AVIF.",
     "image/gif":            "GIF holds 256 colours and is no photo format; send JPEG, PNG or WebP.",
     "image/x-canon-cr2":    "Camera RAW is not developed here; send JPEG or TIFF.",
-    "application/pdf":      "This is a PDF document; images are taken here.",
 }
 # fmt: on
 
@@ -124,8 +130,7 @@ def judge_head(head: bytes) -> Accepted | Refused:
 
 def judge_size(size: int, bytes_max: int, media_type: str | None = None, *, complete: bool) -> Refused | None:
     """Refuse by the file's bytes counted so far, at each chunk and once more when `complete`."""
-    if media_type == CUBE:
-        bytes_max = min(bytes_max, CUBE_BYTES_MAX)
+    bytes_max = min(bytes_max, MOST.get(media_type or "", bytes_max))
     if size > bytes_max:
         return _too_large(bytes_max)
     if complete and size == 0:

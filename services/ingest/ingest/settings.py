@@ -21,3 +21,5 @@ class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
     upload_bytes_max: int = Field(default=BYTES_MAX_DEFAULT, gt=0)
     analysis_workers: int = Field(default=2, ge=1, le=64)
     analysis_memory_bytes: int = Field(default=3 * 1024 * MIB, gt=0)
+    documents_workers: int = Field(default=2, ge=1, le=64)
+    documents_memory_bytes: int = Field(default=1024 * MIB, gt=0)  # PDFium, at most 150 MB of a page's pixels, the file

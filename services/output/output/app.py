@@ -10,8 +10,10 @@ from fastapi import FastAPI
 
 from contracts import topology
 from output import api
+from output.documents import Documents
 from output.handlers import SOURCE, Handlers
 from output.listen import News
+from output.paper import templates
 from output.projection import Projection
 from output.settings import Settings
 from output.tables import INBOX
@@ -34,6 +36,11 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         memory_bytes=settings.render_memory_bytes,
         preload=["output.render.phases"],
     )
+    papers = Sandbox(
+        workers=1,
+        memory_bytes=settings.delivery_memory_bytes,
+        preload=["output.paper.searchable", "output.paper.fields"],
+    )
     news = News(url)
     app.state.engine, app.state.objects, app.state.news = engine, objects, news
     app.state.link_s = settings.link_s
@@ -42,6 +49,9 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             app.state.checks += [partial(postgres.check, engine), objects.check]
             handlers = Handlers(nc.jetstream(), objects, sandbox)
             subscribe(broker, topology.consumer("output-render"), handlers.render, workers=settings.render_workers)
+            documents = Documents(nc.jetstream(), objects, papers, templates.load(settings.templates_dir))
+            subscribe(broker, topology.consumer("output-assemble"), documents.assemble, workers=1)
+            subscribe(broker, topology.consumer("output-deliver"), documents.deliver, workers=1)
             await broker.start()
             async with service.background(
                 consume_batches(nc, topology.consumer("output-projection"), Projection(engine).events, batch_max=BATCH),
@@ -51,6 +61,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 yield
     finally:
         sandbox.close()
+        papers.close()
         await engine.dispose()
         objects.close()
 

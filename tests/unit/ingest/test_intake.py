@@ -17,6 +17,8 @@ from ingest.intake import (
     DECODABLE,
     ENVELOPE_BYTES,
     HEAD_BYTES,
+    PDF,
+    PDF_BYTES_MAX,
     SMALLEST_HEADER,
     ZIP,
     Accepted,
@@ -75,7 +77,8 @@ def test_a_file_is_known_by_its_content(data: bytes, media_type: str) -> None:
         pytest.param(zipped("word/document.xml"), "MEDIA_TYPE_UNSUPPORTED", id="an office document"),
         pytest.param(b"LUT_3D_SIZE 2\0", "MEDIA_TYPE_UNSUPPORTED", id="a LUT that is no text"),
         pytest.param(b"0 0 0\n" * 8, "MEDIA_TYPE_UNSUPPORTED", id="rows of a LUT without its header"),
-        pytest.param(b"%PDF-1.7\n" + JPEG, "MEDIA_TYPE_UNSUPPORTED", id="a PDF with a JPEG behind it"),
+        pytest.param(b"%PDF-1.7\n" + b" " * 20, "MEDIA_TYPE_UNSUPPORTED", id="a PDF too short to be one"),
+        pytest.param(b"\n%PDF-1.7\n" + b" " * 99, "MEDIA_TYPE_UNSUPPORTED", id="a PDF that does not begin as one"),
         pytest.param(SMALL.gifsave_buffer(), "MEDIA_TYPE_UNSUPPORTED", id="a GIF"),
         pytest.param(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 50, "MEDIA_TYPE_UNSUPPORTED", id="a HEIC"),
         pytest.param(b"II*\0\x10\0\0\0CR\2\0" + b"\0" * 99, "MEDIA_TYPE_UNSUPPORTED", id="a camera RAW of TIFF kind"),
@@ -131,10 +134,17 @@ def test_a_look_may_be_no_larger_than_looks_are() -> None:
         assert (verdict is not None) == refused
 
 
+def test_a_document_may_be_no_larger_than_memory_holds() -> None:
+    assert judge_size(PDF_BYTES_MAX, 2**30, PDF, complete=True) is None
+    refused = judge_size(PDF_BYTES_MAX + 1, 2**30, PDF, complete=False)
+    assert refused is not None
+    assert refused.code == "UPLOAD_TOO_LARGE"
+
+
 def test_every_accepted_type_decodes_here_and_heic_does_not() -> None:
     answer = decodable()
     assert {kind for kind, works in answer.items() if works} == DECODABLE == set(LOADERS)
-    assert set(SMALLEST_HEADER) == DECODABLE | {ZIP}
+    assert set(SMALLEST_HEADER) == DECODABLE | {ZIP, PDF}
     assert answer["image/heic"] is False, "libvips learned HEIC: accept it and take this line away"
 
 

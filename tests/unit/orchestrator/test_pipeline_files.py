@@ -56,6 +56,7 @@ def with_(old: str, new: str, text: str = GOOD) -> str:
 
 def test_the_built_in_pipelines_load() -> None:
     assert [(p.name, p.version, len(p.phases)) for p in built_in(bench=True)] == [
+        ("document", 1, 5),
         ("noop", 2, 6),
         ("photo", 4, 6),
         ("splat", 1, 2),
@@ -183,7 +184,8 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
             "    command: noop",
             "    command: nope",
             "p.yaml:8: phase b gives the command 'nope', which "
-            "nobody takes; there are analyze, cleanup, crop, import, noop, ocr, retouch, splat, style, train, variants",
+            "nobody takes; there are analyze, assemble, cleanup, crop, deliver, import, inspect, noop, ocr, rasterize, "
+            "retouch, splat, style, train, variants",
             id="an unknown command",
         ),
         pytest.param(
@@ -320,8 +322,8 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
             "needs: [a]",
             "parameters: {p: options.colour}",
             "p.yaml:10: phase b reads the option 'colour', "
-            "which no caller can give; there are color_profile, crop, straighten, "
-            "style, style_name, style_strength, variants",
+            "which no caller can give; there are color_profile, crop, languages, straighten, "
+            "style, style_name, style_strength, template, variants",
             id="an unknown option",
         ),
         pytest.param(
@@ -447,8 +449,8 @@ def test_a_mistake_that_is_merged_in_is_told_where_its_anchor_has_it(tmp_path: P
             '[phases.b]\ncommand = "noop"',
             '[ phases . "b" ]\ncommand = "x"',
             "p.toml:11: phase b gives the "
-            "command 'x', which nobody takes; there are analyze, cleanup, crop, import, noop, ocr, retouch, splat, "
-            "style, train, variants",
+            "command 'x', which nobody takes; there are analyze, assemble, cleanup, crop, deliver, import, inspect, "
+            "noop, ocr, rasterize, retouch, splat, style, train, variants",
             id="under a header with blanks and quotes",
         ),
         pytest.param(

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
+from contracts import ocr_text
 from contracts.ocr import Block, Page
 from gpu_functions import images
 from gpu_functions.engine import Facts, Output, input_of
-from gpu_functions.ocr import render
 
 Scan = npt.NDArray[np.uint8]  # H×W×3 RGB, on white where the page was transparent
 
@@ -53,7 +53,7 @@ def outputs(page: Page) -> dict[str, Output]:
     """`ocr`: the page as JSON; `markdown`: the same to read."""
     return {
         "ocr": Output(page.model_dump_json(exclude_none=True).encode(), "application/json"),
-        "markdown": Output(render.markdown(page).encode(), "text/markdown"),
+        "markdown": Output(ocr_text.markdown(page).encode(), "text/markdown"),
     }
 
 

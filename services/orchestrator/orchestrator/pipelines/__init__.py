@@ -60,6 +60,8 @@ _PHOTO_FACTS: Final = frozenset(
     ]
 )
 
+_DOCUMENT_FACTS: Final = frozenset(["kind", "pages", "to_read", "reasons"])
+
 # fmt: off
 COMMANDS: Final[dict[str, Row]] = {
     # name       channel             stopped by        on a GPU   finds out
@@ -73,6 +75,10 @@ COMMANDS: Final[dict[str, Row]] = {
     "splat":     Row(phases.RUN_SPLAT,   phases.STOP_GPU, gpu=True),
     "crop":      Row(phases.RUN_CROP),
     "variants":  Row(phases.RUN_VARIANTS),
+    "inspect":   Row(phases.RUN_INSPECT,                           facts=_DOCUMENT_FACTS),
+    "rasterize": Row(phases.RUN_RASTERIZE),
+    "assemble":  Row(phases.RUN_ASSEMBLE),
+    "deliver":   Row(phases.RUN_DELIVER),
     "noop":      Row(phases.RUN_NOOP),
 }
 # fmt: on

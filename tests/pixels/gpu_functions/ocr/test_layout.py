@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from contracts import ocr_text
 from contracts.ocr import Kind, Page
-from gpu_functions.ocr import layout, render
+from gpu_functions.ocr import layout
 from gpu_functions.ocr.lines import Found
 from tests.pixels.gpu_functions.ocr import papers
 
@@ -91,7 +92,7 @@ def test_rules_make_cells_and_a_missing_rule_merges_them() -> None:
 def test_a_line_that_runs_over_a_rule_is_given_to_both_cells() -> None:
     lines = [found("Reading", 60, 115), found("A steady", 230, 115, wide=160), found("Art B low", 60, 165, wide=390)]
     (table,) = laid(lines, drawn([100, 150, 200], [50, 210, 300, 480])).blocks
-    assert render.grid(table.cells) == [["Reading", "A", "steady"], ["Art", "B", "low"]]
+    assert ocr_text.grid(table.cells) == [["Reading", "A", "steady"], ["Art", "B", "low"]]
 
 
 def test_a_sloping_table_has_the_same_cells() -> None:
@@ -101,7 +102,7 @@ def test_a_sloping_table_has_the_same_cells() -> None:
     lines = [found(f"cell {r}{c}", 70 + 200 * c, 115 + 50 * r, wide=120).turned(turn) for r in (0, 1) for c in (0, 1)]
     page = laid(lines, sloping)
     assert page.skew == pytest.approx(4.0, abs=0.1)
-    assert render.grid(page.blocks[0].cells) == [["cell 00", "cell 01"], ["cell 10", "cell 11"]]
+    assert ocr_text.grid(page.blocks[0].cells) == [["cell 00", "cell 01"], ["cell 10", "cell 11"]]
 
 
 def test_texts_in_rows_and_columns_are_a_table_without_rules() -> None:
@@ -111,7 +112,7 @@ def test_texts_in_rows_and_columns_are_a_table_without_rules() -> None:
     ]
     (table,) = laid(lines).blocks
     assert table.kind is Kind.TABLE
-    assert render.grid(table.cells) == [list(row) for row in rows]
+    assert ocr_text.grid(table.cells) == [list(row) for row in rows]
 
 
 def test_a_frame_around_a_page_is_no_table() -> None:

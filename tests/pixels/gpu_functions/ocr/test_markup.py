@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpu_functions.ocr import markup, render
+from contracts import ocr_text
+from gpu_functions.ocr import markup
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from gpu_functions.ocr import markup, render
          "a table in a table", "a script"],
 )  # fmt: skip
 def test_a_table_is_read_as_it_was_meant(written: str, grid: list[list[str]]) -> None:
-    assert render.grid(markup.cells(written)) == grid
+    assert ocr_text.grid(markup.cells(written)) == grid
 
 
 def test_spans_are_told() -> None:

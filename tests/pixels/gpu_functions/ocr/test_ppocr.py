@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from contracts import ocr_text
 from contracts.errors import SafelightError
 from contracts.ocr import Kind, Page
 from gpu_functions.catalog import choose
 from gpu_functions.engine import Facts, Output
-from gpu_functions.ocr import render
 from gpu_functions.ocr.ppocr import PpOcr
 from gpu_functions.runner import Runner
 from tests.bench.ocr import right_fields
@@ -39,7 +39,7 @@ def page(read: Read) -> Page:
 
 
 def error_rate(paper: school.Paper, page: Page) -> float:
-    return float(jiwer.cer(papers.flat(paper.text), papers.flat(render.text(page))))
+    return float(jiwer.cer(papers.flat(paper.text), papers.flat(ocr_text.text(page))))
 
 
 def test_a_page_is_read_in_its_order(read: Read, page: Page) -> None:
@@ -53,7 +53,7 @@ def test_fields_and_marks_are_where_they_are_looked_for(read: Read, page: Page) 
 
 def test_the_table_has_the_cells_that_were_printed(read: Read, page: Page) -> None:
     (table,) = (block for block in page.blocks if block.kind is Kind.TABLE)
-    assert render.grid(table.cells) == [list(row) for row in read[0].tables[0]]
+    assert ocr_text.grid(table.cells) == [list(row) for row in read[0].tables[0]]
 
 
 def test_the_headline_is_a_title_in_markdown(read: Read) -> None:
@@ -122,7 +122,7 @@ def test_a_turned_page_is_read_upright(reader: PpOcr, offline: None, quarter: in
     page = papers.page_of(outputs)
     assert facts["rotation"] == page.rotation == 360 - 90 * quarter
     assert (page.width, page.height) == (part.shape[1], part.shape[0])
-    text = papers.flat(render.text(page))
+    text = papers.flat(ocr_text.text(page))
     assert "Informe de Progreso Escolar" in text
     assert all(f"{label}: {value}" in text for label, value in paper.fields.values())
 
@@ -142,7 +142,7 @@ def test_a_receipt_is_read_though_it_is_long(reader: PpOcr) -> None:
     paper = papers.small()
     fields = paper.pixels[112:240, 60:360]
     long = np.vstack([np.full((1100, 300, 3), 250, np.uint8), fields, np.full((1100, 300, 3), 250, np.uint8)])
-    text = papers.flat(render.text(papers.page_of(reader.run({"image": papers.png(long)}, {})[0])))
+    text = papers.flat(ocr_text.text(papers.page_of(reader.run({"image": papers.png(long)}, {})[0])))
     assert text == " ".join(f"{label}: {value}" for label, value in paper.fields.values())
 
 
@@ -174,13 +174,13 @@ def test_black_on_transparent_is_read_as_on_white(reader: PpOcr) -> None:
     pixels = np.zeros((80, 400, 4), np.uint8)
     cv2.putText(pixels, "Safelight 2025", (12, 52), cv2.FONT_HERSHEY_SIMPLEX, 1.4, (0, 0, 0, 255), 3, cv2.LINE_AA)
     data = cv2.imencode(".png", pixels)[1].tobytes()
-    assert papers.flat(render.text(papers.page_of(reader.run({"image": data}, {})[0]))) == "Safelight 2025"
+    assert papers.flat(ocr_text.text(papers.page_of(reader.run({"image": data}, {})[0]))) == "Safelight 2025"
 
 
 def test_a_page_in_sixteen_bits_is_read_as_in_eight(reader: PpOcr) -> None:
     pixels = papers.small().pixels[60:110]
     deep = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR).astype(np.uint16) * 257)[1].tobytes()
-    texts = [render.text(papers.page_of(reader.run({"image": one}, {})[0])) for one in (papers.png(pixels), deep)]
+    texts = [ocr_text.text(papers.page_of(reader.run({"image": one}, {})[0])) for one in (papers.png(pixels), deep)]
     assert texts[0] == texts[1] != "\n"
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import psutil
 import pytest
 
+from contracts import ocr_text
 from contracts.errors import SafelightError
 from contracts.ocr import Kind
 from gpu_functions.engine import Place
-from gpu_functions.ocr import render, vllm
+from gpu_functions.ocr import vllm
 from gpu_functions.ocr.ppocr import PpOcr
 from gpu_functions.ocr.vl import PREFIX, READ, TABLE, PaddleOcrVl
 from tests.bench.ocr import error_rates, right_fields
@@ -35,9 +36,9 @@ def peer(reader: PpOcr) -> Iterator[Peer]:
     def reads(jpeg: bytes, prompt: str) -> str:
         page = papers.page_of(reader.run({"image": jpeg}, {})[0])
         if prompt == TABLE:
-            rows = [row for block in page.blocks for row in render.grid(block.cells)]
+            rows = [row for block in page.blocks for row in ocr_text.grid(block.cells)]
             return "".join("".join(f"<fcel>{cell}" for cell in row) + "<nl>" for row in rows)
-        return render.text(page)
+        return ocr_text.text(page)
 
     made = Peer(reads)
     server = made.server()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from contracts import ocr_text
 from contracts.ocr import Block, Cell, Kind, Line, Page
-from gpu_functions.ocr import render
 
 BOX = (0.0, 0.0, 1.0, 1.0)
 
@@ -22,10 +22,10 @@ def test_each_kind_has_its_form() -> None:
     cells = [Cell(row=0, column=0, text="Subject"), Cell(row=0, column=1, text="Mark"), Cell(row=1, column=1, text="A")]
     table = Block(kind=Kind.TABLE, box=BOX, cells=cells)
     whole = page(block(Kind.TITLE, "Report"), block(Kind.TEXT, "one", "two"), table, block(Kind.FORMULA, "a^2"))
-    assert render.markdown(whole) == (
+    assert ocr_text.markdown(whole) == (
         "## Report\n\none\ntwo\n\n| Subject | Mark |\n| --- | --- |\n|  | A |\n\n$$\na^2\n$$\n"
     )
-    assert render.text(whole) == "Report\n\none\ntwo\n\nSubject\tMark\n\tA\n\na^2\n"
+    assert ocr_text.text(whole) == "Report\n\none\ntwo\n\nSubject\tMark\n\tA\n\na^2\n"
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_each_kind_has_its_form() -> None:
     ids=["a script", "a picture", "an entity", "a heading", "a numbered list", "a list", "a cell's rim", "plain text"],
 )
 def test_marks_on_the_page_are_shown_and_not_followed(said: str, shown: str) -> None:
-    assert render.markdown(page(block(Kind.TEXT, said))) == f"{shown}\n"
+    assert ocr_text.markdown(page(block(Kind.TEXT, said))) == f"{shown}\n"
 
 
 def test_a_formula_cannot_end_its_own_frame() -> None:
-    assert render.markdown(page(block(Kind.FORMULA, "x $$ <b>"))).count("$") == 4
+    assert ocr_text.markdown(page(block(Kind.FORMULA, "x $$ <b>"))).count("$") == 4
 
 
 def test_an_absurd_span_makes_no_absurd_table() -> None:
     wide = Block(kind=Kind.TABLE, box=BOX, cells=[Cell(row=0, column=10**9, row_span=10**9, text="x")])
-    assert len(render.markdown(page(wide))) < 200_000
+    assert len(ocr_text.markdown(page(wide))) < 200_000
