@@ -52,6 +52,7 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("NOT_FOUND",                False, _C, 404, "There is no such thing, or it is not yours."),
     ErrorCode("REQUEST_INVALID",          False, _C, 422, "The request does not have the declared shape."),
     ErrorCode("IDEMPOTENCY_KEY_REUSED",   False, _C, 422, "This Idempotency-Key was used for a different request."),
+    ErrorCode("IDEMPOTENCY_KEY_IN_USE",   True,  _N, 409, "A request with this Idempotency-Key is being worked on."),
     ErrorCode("PIPELINE_UNKNOWN",         False, _C, 422, "No pipeline has this name."),
     ErrorCode("STATE_CONFLICT",           False, _C, 409, "The state that it is in does not allow this."),
     ErrorCode("STYLE_UNKNOWN",            False, _C, 422, "No style has this name."),
@@ -130,7 +131,12 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
 
 
 class SafelightError(Exception):
-    """An error with a code from ERRORS. `detail` adds what a person needs; it never holds user data."""
+    """An error with a code from ERRORS. `detail` adds what a person needs; it never holds user data.
+
+    `retry_after_s`: when it is worth trying again, where that is known.
+    """
+
+    retry_after_s: float | None = None
 
     def __init__(self, code: str, detail: str = "") -> None:
         self.row = ERRORS[code]
@@ -150,6 +156,8 @@ class Permanent(SafelightError):
     """The same work would fail again."""
 
 
-def error(code: str, detail: str = "") -> SafelightError:
+def error(code: str, detail: str = "", *, retry_after_s: float | None = None) -> SafelightError:
     """The exception of `code`, of the class that the table says. Raises KeyError for a code that is not listed."""
-    return (Transient if ERRORS[code].transient else Permanent)(code, detail)
+    made = (Transient if ERRORS[code].transient else Permanent)(code, detail)
+    made.retry_after_s = retry_after_s
+    return made

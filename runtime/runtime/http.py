@@ -6,8 +6,10 @@ INTERNAL, and its text stays in our logs.
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,6 +30,10 @@ from runtime.keys import Asker as Asker
 from runtime.keys import Caller as Caller
 from runtime.keys import Operator as Operator
 from runtime.keys import Tenant as Tenant
+from runtime.keys import asking
+
+if TYPE_CHECKING:
+    from runtime.idempotency import Answers  # which needs a database, and the front door has none
 
 log = logs.get()
 
@@ -63,7 +69,9 @@ def problem_response(
     extra = dict(headers or {})
     if row.status == 401:
         extra["WWW-Authenticate"] = "Bearer"
-    if row.status == 503:
+    if problem.retry_after_s is not None:
+        extra.setdefault("Retry-After", str(max(1, math.ceil(problem.retry_after_s))))
+    elif row.status == 503:
         extra.setdefault("Retry-After", "5")
     return JSONResponse(
         body.model_dump(exclude_none=True), row.status, headers=extra, media_type="application/problem+json"
@@ -169,8 +177,23 @@ def install(app: FastAPI) -> None:
 BODY_BYTES_MAX: Final = 256 * 1024  # parameters of 64 KiB, each byte of them escaped, and some
 
 
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+
+
 class Bounded(APIRoute):
-    """A route whose requests are read no further than they may be long."""
+    """A route whose requests are read no further than they may be long, and whose POSTs act once per Idempotency-Key.
+
+    One that takes `idempotency_key` as a parameter sees to that itself.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **about: Any) -> None:
+        itself = "idempotency_key" in inspect.signature(endpoint).parameters
+        self.acts_once = "POST" in (about.get("methods") or ()) and not itself
+        if self.acts_once:
+            about["openapi_extra"] = {"parameters": [_KEY_HEADER], **(about.get("openapi_extra") or {})}
+            about["responses"] = {**responses("IDEMPOTENCY_KEY_IN_USE"), **(about.get("responses") or {})}
+        super().__init__(path, endpoint, **about)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -185,9 +208,24 @@ class Bounded(APIRoute):
             async def again() -> ASGIMessage:
                 return {"type": "http.request", "body": bytes(body), "more_body": False}
 
-            return await handle(Request(request.scope, again))
+            async def act() -> Response:
+                return await handle(Request(request.scope, again))
+
+            answers: Answers | None = getattr(request.app.state, "answers", None)
+            if answers is None or not self.acts_once or IDEMPOTENCY_KEY not in request.headers:
+                return await act()
+            return await answers.once(request, bytes(body), await asking(request), act)
 
         return bounded
+
+
+_KEY_HEADER: Final = {
+    "name": IDEMPOTENCY_KEY,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_CHARS_MAX},
+    "description": "The same key with the same request gets the same answer, and nothing is done twice.",
+}
 
 
 def storable(text: str) -> str:

@@ -76,6 +76,10 @@ class Asker:
             what = "An upload grant may not do that." if self.grant else f"This API key lacks the scope `{scope}`."
             raise error("FORBIDDEN", what)
 
+    def must_change(self) -> None:
+        """Raises FORBIDDEN unless it may change things: an operator everybody's, a tenant its own."""
+        self.must("operate" if self.tenant is None else "upload")
+
 
 Ask = Callable[[str], Awaitable[Asker | None]]
 """Says whose a key is; None: nobody's. Raises SafelightError or httpx.HTTPError when it cannot tell."""
@@ -196,9 +200,15 @@ _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: 
 Given = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-async def _anybody(request: Request, given: Given) -> Asker:
-    keys: Keys = request.app.state.keys
-    return await keys.asker(given.credentials if given else "")
+async def asking(request: Request) -> Asker:
+    """Whose key or upload grant the request carries. Raises UNAUTHENTICATED, SERVICE_UNAVAILABLE."""
+    given, keys = await _bearer(request), request.app.state.keys
+    found: Asker = await keys.asker(given.credentials if given else "")
+    return found
+
+
+async def _anybody(request: Request, _given: Given) -> Asker:
+    return await asking(request)
 
 
 Anybody = Annotated[Asker, Depends(_anybody)]
@@ -209,8 +219,10 @@ Raises UNAUTHENTICATED.
 
 
 async def _caller(request: Request, asker: Anybody) -> Asker:
-    changes: Scope = "operate" if asker.tenant is None else "upload"
-    asker.must("read" if request.method in READING else changes)
+    if request.method in READING:
+        asker.must("read")
+    else:
+        asker.must_change()
     return asker
 
 

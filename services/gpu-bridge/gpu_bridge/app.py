@@ -18,10 +18,11 @@ from gpu_bridge.providers.local import BoxProvider, LocalProvider
 from gpu_bridge.providers.port import Provider
 from gpu_bridge.settings import Settings
 from gpu_bridge.submitter import Submitter
-from gpu_bridge.tables import OUTBOX
+from gpu_bridge.tables import ANSWERS, OUTBOX
 from gpu_bridge.vendors import Vendors
 from gpu_bridge.watcher import Watcher
 from runtime import postgres, service
+from runtime.idempotency import Answers
 from runtime.objects import Objects
 from runtime.outbox import Outbox
 from runtime.settle import consume_batches
@@ -73,10 +74,12 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             watcher = Watcher(ledger, marks, vendors, js, arrived)
             submitter = Submitter(ledger, marks, vendors, watcher, arrived, settings.calls_in_flight_max)
             handlers = Handlers(ledger, marks, vendors, arrived, watcher.stop)
+            app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]
             app.state.use_cases = api.UseCases(engine, vendors, marks)
             await asyncio.gather(ledger.stay_alive(), vendors.feel())  # before anything is leased or given
             async with service.background(
+                app.state.answers.sweep_forever(),
                 consume_batches(nc, topology.consumer("gpu-bridge-calls"), handlers.commands),
                 consume_batches(nc, topology.consumer("gpu-bridge-stops"), handlers.stops),
                 consume_batches(nc, topology.consumer("gpu-bridge-uploads"), handlers.uploads),

@@ -13,6 +13,7 @@ from ingest import keys, tenants
 from ingest.tenants import Tenants
 from runtime import clock
 from runtime.http import Bounded, Operator, responses, storable
+from runtime.idempotency import shown_once
 from runtime.keys import INTERNAL_ASKER, OF_OPERATORS, OF_TENANTS, Asker, Given, Scope
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=Bounded)
@@ -115,9 +116,9 @@ class KeyView(BaseModel):
 
 
 class KeyMade(KeyView):
-    """A new key. `key` is shown this once: nobody has it but who reads this."""
+    """A new key. `key` is shown this once, and null in the answer to a repeated request."""
 
-    key: str
+    key: str | None
 
 
 class KeyList(BaseModel):
@@ -159,8 +160,9 @@ async def change(hands: Hands, operator: Operator, tenant: TenantName, body: Ten
 
 
 @router.post("/{tenant}/keys", status_code=201, responses=_READS)
-async def make_key(hands: Hands, operator: Operator, tenant: Owner, body: NewKey) -> KeyMade:
-    """A new key. It is shown in this answer and never again."""
+async def make_key(request: Request, hands: Hands, operator: Operator, tenant: Owner, body: NewKey) -> KeyMade:
+    """A new key. It is shown in this answer and never again, not even to the same Idempotency-Key."""
+    shown_once(request, "key")
     kind = OF_OPERATORS if tenant == OPERATORS else OF_TENANTS
     scopes = body.scopes or kind
     if not scopes <= kind:
@@ -178,9 +180,10 @@ async def list_keys(hands: Hands, _operator: Operator, tenant: Owner) -> KeyList
 
 @router.post("/{tenant}/keys/{key_id}/rotate", status_code=201, responses=_CHANGES)
 async def rotate(
-    hands: Hands, operator: Operator, tenant: Owner, key_id: KeyId, body: Rotation | None = None
+    request: Request, hands: Hands, operator: Operator, tenant: Owner, key_id: KeyId, body: Rotation | None = None
 ) -> KeyMade:
     """A new key in the stead of this one, which works on for a while: time to put the new one in its place."""
+    shown_once(request, "key")
     overlap = timedelta(seconds=(body or Rotation()).overlap_s)
     return _made(*await hands.rotate(_whose(tenant), key_id, _by(operator), overlap))
 

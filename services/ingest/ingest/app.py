@@ -17,10 +17,11 @@ from ingest.edits import Edits
 from ingest.handlers import SOURCE, Handlers
 from ingest.settings import Settings
 from ingest.styles import Styles
-from ingest.tables import OUTBOX
+from ingest.tables import ANSWERS, OUTBOX
 from ingest.tenants import Tenants
 from ingest.uploads import Uploads
 from runtime import postgres, service
+from runtime.idempotency import Answers
 from runtime.keys import Remembered
 from runtime.objects import Objects
 from runtime.outbox import Outbox
@@ -58,6 +59,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             )
             app.state.edits = Edits(engine, outbox, styles, orchestrator)
             app.state.styles, app.state.objects, app.state.link_s = styles, objects, settings.link_s
+            app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]
             handlers = Handlers(nc.jetstream(), objects, sandbox)
             subscribe(broker, topology.consumer("ingest-analysis"), handlers.analyze, workers=settings.analysis_workers)
@@ -66,7 +68,9 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             subscribe(broker, topology.consumer("ingest-rasterize"), documents.rasterize, workers=pages)
             await broker.start()
             async with service.background(
-                outbox.sweep_forever(), consume_batches(nc, topology.consumer("ingest-styles"), styles.succeeded)
+                app.state.answers.sweep_forever(),
+                outbox.sweep_forever(),
+                consume_batches(nc, topology.consumer("ingest-styles"), styles.succeeded),
             ):
                 yield
     finally:

@@ -20,10 +20,11 @@ from orchestrator.pipelines import built_in, in_folder
 from orchestrator.replays import Replays
 from orchestrator.settings import Settings
 from orchestrator.shell import DUE_MAX, SOURCE, Shell
-from orchestrator.tables import INBOX, OUTBOX
+from orchestrator.tables import ANSWERS, INBOX, OUTBOX
 from orchestrator.upgrades import Upgrades
 from orchestrator.watch import LOOK_EVERY_S, Watch
 from runtime import inbox, logs, postgres, service
+from runtime.idempotency import Answers
 from runtime.outbox import Outbox
 from runtime.settle import consume_batches
 
@@ -75,6 +76,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         async with service.nats_broker(app, settings, SOURCE) as (_, nc):
             async with engine.begin() as conn:
                 known = await store.declare_pipelines(conn, declared)
+            app.state.answers = Answers(engine, ANSWERS)
             app.state.checks.append(partial(postgres.check, engine))
             js = nc.jetstream()
             outbox = Outbox(engine, OUTBOX, js)
@@ -86,6 +88,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             audit = Audit(engine)
             app.state.use_cases = UseCases(engine, shell, operations, replays, Upgrades(engine, shell), audit)
             async with service.background(
+                app.state.answers.sweep_forever(),
                 # One reader: the stream's order is a job's order, also when it is read again after a restore.
                 consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs, batch_max=BATCH_MAX),
                 consume_batches(nc, topology.consumer("orchestrator-dead"), handlers.dead_letters),

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from contracts.jobs import Status
+from runtime.idempotency import answers_table
 from runtime.inbox import inbox_table
 from runtime.outbox import outbox_table
 from runtime.postgres import schema_metadata
@@ -190,3 +191,4 @@ AUDIT: Final = Table(
 
 INBOX: Final = inbox_table(METADATA)
 OUTBOX: Final = outbox_table(METADATA)
+ANSWERS: Final = answers_table(METADATA)

@@ -16,8 +16,9 @@ from output.listen import News
 from output.paper import templates
 from output.projection import Projection
 from output.settings import Settings
-from output.tables import INBOX
+from output.tables import ANSWERS, INBOX
 from runtime import inbox, postgres, service
+from runtime.idempotency import Answers
 from runtime.objects import Objects
 from runtime.sandbox import Sandbox
 from runtime.settle import consume_batches, subscribe
@@ -46,6 +47,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     app.state.link_s = settings.link_s
     try:
         async with service.nats_broker(app, settings, SOURCE) as (broker, nc):
+            app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]
             handlers = Handlers(nc.jetstream(), objects, sandbox)
             subscribe(broker, topology.consumer("output-render"), handlers.render, workers=settings.render_workers)
@@ -54,6 +56,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             subscribe(broker, topology.consumer("output-deliver"), documents.deliver, workers=1)
             await broker.start()
             async with service.background(
+                app.state.answers.sweep_forever(),
                 consume_batches(nc, topology.consumer("output-projection"), Projection(engine).events, batch_max=BATCH),
                 news.listen_forever(),
                 inbox.prune_forever(engine, INBOX, topology.EVENTS),

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from runtime.idempotency import answers_table
 from runtime.inbox import inbox_table
 from runtime.postgres import schema_metadata
 
@@ -90,3 +91,4 @@ EVENTS: Final = Table(
 )
 
 INBOX: Final = inbox_table(METADATA)
+ANSWERS: Final = answers_table(METADATA)
