@@ -14,6 +14,7 @@ from orchestrator import api, store
 from orchestrator.api.asked import UseCases
 from orchestrator.audit import Audit
 from orchestrator.capacity import Capacity
+from orchestrator.closing import Closing
 from orchestrator.handlers import Handlers
 from orchestrator.operations import Operations
 from orchestrator.pipelines import built_in, in_folder
@@ -85,8 +86,10 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             handlers = Handlers(shell, engine, js)
             operations = Operations(shell)
             replays = Replays(engine, js, shell, operations, settings.gpu_usd_per_s)
-            audit = Audit(engine)
-            app.state.use_cases = UseCases(engine, shell, operations, replays, Upgrades(engine, shell), audit)
+            audit, closing = Audit(engine), Closing(engine, outbox, js)
+            app.state.use_cases = UseCases(
+                engine, shell, operations, replays, Upgrades(engine, shell), audit, closing
+            )
             async with service.background(
                 app.state.answers.sweep_forever(),
                 # One reader: the stream's order is a job's order, also when it is read again after a restore.
@@ -97,6 +100,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 _repeat("wake", partial(_wake, shell), _tick),
                 _repeat("admit", shell.admit, partial(_freed, shell)),
                 _repeat("replay", replays.work, _tick),
+                _repeat("end batches", closing.end_due, _tick),
                 _repeat("watch", Watch(engine, js).look, _now_and_then),
                 inbox.prune_forever(engine, INBOX, topology.EVENTS),
                 outbox.sweep_forever(),

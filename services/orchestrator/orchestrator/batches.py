@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
-from uuid import UUID, uuid4
+from typing import Any, Final, Literal
+from uuid import UUID
 
 import asyncpg
 
+from contracts.batches import BatchSettings, Duplicates
 from contracts.jobs import Status
 
 COUNTED: Final = tuple(str(s) for s in Status if s is not Status.SKIPPED)
@@ -23,24 +25,26 @@ class Batch:
     name: str
     tenant: str
     created_at: datetime
+    state: Literal["open", "closed"]
+    closed_at: datetime | None
+    pipeline: str | None
+    options: dict[str, Any]
+    webhook: str | None
+    duplicates: Duplicates
     jobs: dict[str, int]
     fraction: float
     eta_s: float | None
     ended_at: datetime | None
 
 
-async def make(conn: asyncpg.Connection, tenant: str, name: str) -> UUID:
-    """A new batch; returns its id."""
-    id_ = uuid4()
-    await conn.execute("INSERT INTO orchestrator.batches (tenant, id, name) VALUES ($1, $2, $3)", tenant, id_, name)
-    return id_
+_OF_IT: Final = "id, name, tenant, created_at, closed_at, pipeline, options::text, webhook, duplicates"
 
 
 async def _counted(conn: asyncpg.Connection, now: datetime, which: str, *arguments: Any) -> list[Batch]:
     """The batches that `which` (SQL; its arguments begin with $2) finds, newest first, with how their jobs stand."""
     counts = ", ".join(f"count(*) FILTER (WHERE status = '{status}') AS {status}" for status in COUNTED)
     rows = await conn.fetch(
-        f"SELECT b.*, j.* FROM (SELECT id, name, tenant, created_at FROM orchestrator.batches {which}) AS b, "
+        f"SELECT b.*, j.* FROM (SELECT {_OF_IT} FROM orchestrator.batches {which}) AS b, "
         f"LATERAL (SELECT {counts}, count(*) AS total, count(*) FILTER (WHERE degraded) AS degraded, "
         "min(created_at) AS began_at, max(ended_at) AS last_ended_at, "
         "count(*) FILTER (WHERE ended_at > $1) AS ended_lately "
@@ -73,6 +77,23 @@ async def page(
     )
 
 
+async def settings(conn: asyncpg.Connection, tenant: str, id_: UUID) -> BatchSettings | None:
+    """What holds for the uploads of a batch; None when the tenant has no such batch."""
+    row = await conn.fetchrow(
+        "SELECT closed_at, pipeline, options::text, duplicates FROM orchestrator.batches WHERE tenant = $1 AND id = $2",
+        tenant,
+        id_,
+    )
+    if row is None:
+        return None
+    return BatchSettings(
+        state="closed" if row["closed_at"] else "open",
+        pipeline=row["pipeline"],
+        options=json.loads(row["options"]),
+        duplicates=row["duplicates"],
+    )
+
+
 async def jobs_of(conn: asyncpg.Connection, batch: Batch, *statuses: Status) -> list[tuple[UUID, str, int]]:
     """The batch's jobs that have one of these statuses, with the pipelines and versions that they pin."""
     rows = await conn.fetch(
@@ -94,6 +115,12 @@ def _batch(row: Any, now: datetime) -> Batch:
         name=row["name"],
         tenant=row["tenant"],
         created_at=row["created_at"],
+        state="closed" if row["closed_at"] else "open",
+        closed_at=row["closed_at"],
+        pipeline=row["pipeline"],
+        options=json.loads(row["options"]),
+        webhook=row["webhook"],
+        duplicates=row["duplicates"],
         jobs={"total": total, **{status: row[status] for status in COUNTED}, "degraded": row["degraded"]},
         fraction=ended / total if total else 0.0,
         eta_s=None if over else eta_s(total - ended, ended, row["ended_lately"], row["began_at"], now),

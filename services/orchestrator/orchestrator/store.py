@@ -302,6 +302,15 @@ async def recount_line(conn: asyncpg.Connection, pipeline: str, phase: str, lane
     )
 
 
+async def send(conn: asyncpg.Connection, messages: Sequence[Outgoing]) -> None:
+    """Let messages leave with this transaction."""
+    await conn.execute(
+        "INSERT INTO orchestrator.outbox (id, message_ids, subjects, headers, bodies) "
+        "VALUES ($1, $2::text[], $3::text[], $4::text[], $5::bytea[]) ON CONFLICT DO NOTHING",
+        *parcel(messages),
+    )
+
+
 async def know_batches(conn: asyncpg.Connection, batches: Iterable[tuple[str, UUID]]) -> None:
     """Make batches (tenant, id) that jobs name and nobody has made."""
     await conn.executemany(

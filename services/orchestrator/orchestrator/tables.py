@@ -116,6 +116,17 @@ BATCHES: Final = Table(
     Column("id", Uuid, primary_key=True),
     Column("name", Text, nullable=False, server_default=""),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("pipeline", Text),  # of its uploads, those that name none
+    Column("options", JSONB, nullable=False, server_default="{}"),  # likewise
+    Column("webhook", Text),
+    Column("duplicates", Text, nullable=False, server_default="keep"),
+    Column("closed_at", DateTime(timezone=True)),
+    Column("closed_seq", BigInteger),  # the last event that there was when it was closed
+    Column("ended_at", DateTime(timezone=True)),  # when its end was told
+    CheckConstraint("duplicates IN ('reuse', 'refuse', 'keep')", name="duplicates_known"),
+    CheckConstraint("(closed_at IS NULL) = (closed_seq IS NULL)", name="closed_with_its_place"),
+    CheckConstraint("ended_at IS NULL OR closed_at IS NOT NULL", name="ends_when_closed"),
+    Index("ix_batches_closing", "closed_at", postgresql_where=text("closed_at IS NOT NULL AND ended_at IS NULL")),
 )
 
 REPLAYS: Final = Table(

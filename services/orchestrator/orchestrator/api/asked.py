@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import error
 from orchestrator.audit import Actor, Audit
+from orchestrator.closing import Closing
 from orchestrator.operations import Operations
 from orchestrator.replays import Replays
 from orchestrator.shell import Shell
@@ -33,6 +34,7 @@ class UseCases:
     replays: Replays
     upgrades: Upgrades
     audit: Audit
+    closing: Closing
 
 
 def _hands(request: Request) -> UseCases:

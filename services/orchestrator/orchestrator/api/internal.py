@@ -8,9 +8,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel, JsonValue
 
 from contracts.artifacts import ObjectRef
+from contracts.batches import BatchSettings
 from contracts.errors import error
 from contracts.jobs import Status
+from orchestrator import batches
 from orchestrator.api.asked import Hands
+from runtime import postgres
 
 router = APIRouter(prefix="/internal", include_in_schema=False)
 
@@ -24,6 +27,16 @@ class AskedView(BaseModel):
     original: ObjectRef
     attachments: dict[str, ObjectRef]
     options: dict[str, JsonValue]
+
+
+@router.get("/tenants/{tenant}/batches/{batch_id}")
+async def settings(hands: Hands, tenant: str, batch_id: UUID) -> BatchSettings:
+    """What holds for the uploads of a tenant's batch. Read by ingest."""
+    async with postgres.transaction(hands.engine) as conn:
+        found = await batches.settings(conn, tenant, batch_id)
+    if found is None:
+        raise error("NOT_FOUND")
+    return found
 
 
 @router.get("/tenants/{tenant}/jobs/{job_id}")
