@@ -159,6 +159,19 @@ class Desk(Served):
             row = {"id": str(JOB), "pipeline": "photo", "status": "running", "created_at": AT}
             return page([{**row, "waiting_on": "paused by operator:ops"}], request)
 
+        @app.post("/v1/jobs/{job_id}/re-edit", status_code=202)
+        async def edit(job_id: UUID, request: Request) -> dict[str, Any]:
+            await asked(request)
+            about = {"job_id": str(OTHER), "upload_id": str(BATCH), "edit_of": str(job_id), "version": 2}
+            return {**about, "status": "queued", "trace_id": None}
+
+        @app.get("/v1/jobs/{job_id}/versions")
+        async def versions() -> dict[str, Any]:
+            about = {"status": "succeeded", "degraded": False, "created_at": AT, "ended_at": AT}
+            first = {"job_id": str(JOB), "version": 1, "edit_of": None, "options": {"style": "mono@1", "crop": "1:1"}}
+            other = {"job_id": str(OTHER), "version": 2, "edit_of": str(JOB), "options": {"style": None, "crop": "1:1"}}
+            return {"upload_id": str(BATCH), "versions": [{**first, **about}, {**other, **about}]}
+
         @app.post("/v1/jobs/{job_id}/{action}")
         async def act(job_id: UUID, action: str, request: Request) -> dict[str, Any]:
             await asked(request)
@@ -181,6 +194,11 @@ class Desk(Served):
         @app.get("/v1/batches/{batch_id}")
         async def batch() -> dict[str, Any]:
             return BATCH_ROW
+
+        @app.post("/v1/batches/{batch_id}/close")
+        async def close(request: Request) -> dict[str, Any]:
+            await asked(request)
+            return {**BATCH_ROW, "state": "closed"}
 
         @app.post("/v1/batches/{batch_id}/{action}")
         async def act_on_batch(request: Request) -> dict[str, Any]:
@@ -296,6 +314,18 @@ def test_the_history_names_decisions_and_waits(desk: Desk) -> None:
         assert part in out
 
 
+def test_a_job_is_edited_and_its_versions_are_listed(desk: Desk) -> None:
+    code, out, _ = run(desk, "jobs", "re-edit", str(JOB), "--style", "none", "--crop", "4:5", "--crooked")
+    assert (code, f"{OTHER}  version 2" in out) == (0, True)
+    assert desk.asked == [(f"/v1/jobs/{JOB}/re-edit", {"style": None, "crop": "4:5", "straighten": False})]
+    assert run(desk, "jobs", "re-edit", str(JOB))[0] == 2, "nothing is to be otherwise"
+    _, out, _ = run(desk, "jobs", "versions", str(JOB))
+    first, second = [line for line in out.splitlines() if str(JOB) in line or str(OTHER) in line]
+    assert "style mono@1, crop 1:1" in first
+    assert "style None" in second
+    assert "crop" not in second
+
+
 # -- batches ---------------------------------------------------------------------------------
 
 
@@ -308,6 +338,14 @@ def test_a_batch_is_made_listed_and_shown(desk: Desk) -> None:
     _, out, _ = run(desk, "batches", "show", str(BATCH))
     for part in ("gallery", "75%", "2 min", "succeeded", "degraded"):
         assert part in out
+
+
+def test_a_batch_is_made_with_settings_and_closed(desk: Desk) -> None:
+    run(desk, "batches", "create", "g", "--style", "mono", "--crop", "4:5", "--duplicates", "reuse")
+    code, out, _ = run(desk, "batches", "close", str(BATCH))
+    assert (code, "closed" in out) == (0, True)
+    settings = {"name": "g", "style": "mono", "options": {"crop": "4:5"}, "duplicates": "reuse"}
+    assert desk.asked == [("/v1/batches", settings), (f"/v1/batches/{BATCH}/close", {})]
 
 
 @pytest.mark.parametrize("action", ["cancel", "retry-failed"])

@@ -190,13 +190,20 @@ async def test_an_upload_becomes_an_object_a_row_and_one_event(ingest: Ingest, n
     await until(forgotten)
 
 
-async def test_a_batch_and_a_lane_are_told_and_are_no_options(ingest: Ingest, nc: Client) -> None:
-    batch = uuid4()
-    given = (await ingest.upload(picture(), batch=str(batch), lane="bulk")).json()
+async def test_a_lane_is_told_and_is_no_option(ingest: Ingest, nc: Client) -> None:
+    given = (await ingest.upload(picture(), lane="bulk")).json()
     [event] = await told(nc, given["job_id"])
     received = UploadReceived.model_validate(event.body)
-    assert (received.batch_id, received.lane) == (batch, "bulk")
+    assert received.lane == "bulk"
     assert set(received.options) == OPTIONS, "what pipelines may read"
+
+
+async def test_an_upload_of_a_batch_that_nobody_can_be_asked_about_has_to_come_again(
+    ingest: Ingest, nothing_more: None
+) -> None:
+    answer = await ingest.upload(picture(), batch=str(uuid4()))
+    assert (answer.status_code, answer.json()["code"]) == (503, "SERVICE_UNAVAILABLE")
+    assert answer.headers["Retry-After"]
 
 
 async def test_without_a_lane_the_orchestrator_decides(ingest: Ingest, nc: Client) -> None:

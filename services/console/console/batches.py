@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from console.client import Client
@@ -37,6 +39,11 @@ class Batch(Read):
     name: str | None = None
     tenant: str | None = None
     created_at: datetime
+    state: str = "open"
+    pipeline: str | None = None
+    options: Mapping[str, Any] = {}
+    webhook: str | None = None
+    duplicates: str = "keep"
     jobs: Counts = Counts()
     fraction: float | None = None
     eta_s: float | None = None
@@ -74,9 +81,14 @@ class Groups(Read):
     groups: tuple[Group, ...] = ()
 
 
-async def create(api: Client, name: str) -> Batch:
-    """A new, empty batch. Uploads name it in their field `batch`."""
-    return Batch.model_validate(await api.post("/v1/batches", {"name": name}))
+async def create(api: Client, name: str, settings: Mapping[str, Any] | None = None) -> Batch:
+    """A new, empty batch, and what it sets for its uploads, which name it in their field `batch`."""
+    return Batch.model_validate(await api.post("/v1/batches", {"name": name, **(settings or {})}))
+
+
+async def close(api: Client, batch_id: UUID) -> Batch:
+    """Take no more uploads into the batch. Raises Refused (NOT_FOUND), Unreachable."""
+    return Batch.model_validate(await api.post(f"/v1/batches/{batch_id}/close", {}))
 
 
 async def newest(api: Client, limit: int) -> list[Batch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import typer
@@ -20,16 +20,46 @@ Batch = Annotated[UUID, typer.Argument(metavar="BATCH")]
 def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="What people call it.")] = "",
+    pipeline: Annotated[str | None, typer.Option(help="What is to be done with each file.")] = None,
+    style: Annotated[str | None, typer.Option(help="The style of each photo that names none.")] = None,
+    crop: Annotated[str | None, typer.Option(help="The aspect of each photo that names none.")] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Who is told when it has ended.")] = None,
+    duplicates: Annotated[
+        Literal["reuse", "refuse", "keep"] | None, typer.Option(help="What becomes of a file that it has already.")
+    ] = None,
     as_json: Json = False,
     url: Url = None,
     api_key: Key = None,
 ) -> None:
-    """Make a batch; `submit --batch ID` puts jobs into it."""
-    made = run(ctx, url, api_key, lambda api: batches.create(api, name))
+    """Make a batch; `submit --batch ID` puts jobs into it, until `batches close ID`."""
+    about = {"pipeline": pipeline, "style": style, "webhook": webhook, "duplicates": duplicates}
+    settings: dict[str, Any] = {key: value for key, value in about.items() if value is not None}
+    if crop is not None:
+        settings["options"] = {"crop": crop}
+    made = run(ctx, url, api_key, lambda api: batches.create(api, name, settings))
     if as_json:
         print_json(made.model_dump(mode="json"))
     else:
         out(rendering.batch_list([made], now()))
+
+
+@app.command()
+def close(
+    ctx: typer.Context,
+    batch: Batch,
+    as_operator: AsOperator = False,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: Key = None,
+    operator_key: OperatorKey = None,
+) -> None:
+    """Take no more uploads into a batch; it has ended when its jobs have."""
+    key = operator_key if as_operator else api_key
+    found = run(ctx, url, key, lambda api: batches.close(api, batch), operator=as_operator)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        out(rendering.batch_detail(found))
 
 
 @app.command("list")

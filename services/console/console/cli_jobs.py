@@ -9,6 +9,7 @@ import typer
 
 from console import acting, rendering
 from console.acting import Act, Acted
+from console.cli_versions import re_edit, show_versions
 from console.client import Client, ClientError
 from console.jobs import Error
 from console.terminal import (
@@ -33,6 +34,8 @@ from console.terminal import (
 from contracts.jobs import Status
 
 app = typer.Typer(help="List jobs, and steer them. Alone, it lists the newest.", invoke_without_command=True)
+app.command("re-edit")(re_edit)
+app.command("versions")(show_versions)
 
 InStatus = Annotated[Status | None, typer.Option("--status", help="Only jobs in this status.")]
 OfPipeline = Annotated[str | None, typer.Option("--pipeline", help="Only jobs of this pipeline.")]

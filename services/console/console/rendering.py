@@ -244,6 +244,11 @@ def batch_detail(batch: Batch) -> RenderableType:
         ("name", plain(batch.name or "–")),
         ("created", f"{batch.created_at.astimezone():%Y-%m-%d %H:%M:%S}"),
     ]
+    sets = {"pipeline": batch.pipeline, **batch.options, "webhook": batch.webhook}
+    told += [(key.replace("_", " "), plain(value)) for key, value in sets.items() if value is not None]
+    if batch.duplicates != "keep":
+        told.append(("duplicates", plain(batch.duplicates)))
+    told.append(("state", plain(batch.state)))
     if batch.ended_at:
         told.append(("ended", f"{batch.ended_at.astimezone():%Y-%m-%d %H:%M:%S}"))
     if batch.fraction is not None:

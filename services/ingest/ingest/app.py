@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from contracts import topology
 from ingest import api, api_edits, api_tenants
+from ingest.batches import Batches
 from ingest.catalog import Catalog
 from ingest.documents import Documents
 from ingest.edits import Edits
@@ -55,7 +56,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         ):
             outbox, styles = Outbox(engine, OUTBOX, nc.jetstream()), Styles(engine, objects)
             app.state.uploads = Uploads(
-                engine, outbox, objects, Catalog(orchestrator), styles, settings.upload_bytes_max
+                engine, outbox, objects, Catalog(orchestrator), styles, Batches(orchestrator), settings.upload_bytes_max
             )
             app.state.edits = Edits(engine, outbox, styles, orchestrator)
             app.state.styles, app.state.objects, app.state.link_s = styles, objects, settings.link_s

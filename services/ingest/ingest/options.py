@@ -50,6 +50,16 @@ TRAINING: Final = Form(("name", "lane"), "style-training")
 IMPORT: Final = Form(("name", "lane"), "style-import")
 
 
+def batch_of(fields: Mapping[str, str]) -> UUID | None:
+    """The batch that an upload names. Raises REQUEST_INVALID."""
+    if not fields.get("batch"):
+        return None
+    try:
+        return UUID(fields["batch"])
+    except ValueError as problem:
+        raise error("REQUEST_INVALID", "batch: it is no id") from problem
+
+
 def read_options(fields: Mapping[str, Any]) -> Options:
     """The options that these fields spell. Raises REQUEST_INVALID, which never holds a value."""
     try:

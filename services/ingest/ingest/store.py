@@ -48,10 +48,11 @@ async def answer_if_new(conn: AsyncConnection, tenant: str, key: str, given: Ans
     return done.rowcount == 1
 
 
-async def insert_upload(conn: AsyncConnection, received: UploadReceived) -> None:
-    """Keep what came in."""
-    await conn.execute(
-        insert(UPLOADS).values(
+async def insert_upload(conn: AsyncConnection, received: UploadReceived, *, sole: bool = False) -> bool:
+    """Keep what came in. `sole`: unless its batch has that content; of two at once, one waits here and gets False."""
+    done = await conn.execute(
+        insert(UPLOADS)
+        .values(
             id=received.upload_id,
             job_id=received.job_id,
             tenant=received.tenant,
@@ -62,8 +63,43 @@ async def insert_upload(conn: AsyncConnection, received: UploadReceived) -> None
             media_type=received.original.media_type,
             style_name=received.options.get("style_name"),
             received_at=received.received_at,
+            batch_id=received.batch_id,
+            sole=sole,
         )
+        .on_conflict_do_nothing(index_elements=["tenant", "batch_id", "sha256"], index_where=UPLOADS.c.sole)
     )
+    return done.rowcount == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """An upload whose content came again."""
+
+    upload_id: UUID
+    job_id: UUID
+    original: ObjectRef
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As an answer names it."""
+        return {"upload_id": self.upload_id, "job_id": self.job_id, "original": self.original}
+
+
+async def twin(conn: AsyncConnection, received: UploadReceived) -> Twin:
+    """The upload that its batch has of this content."""
+    columns = UPLOADS.c
+    row = (
+        await conn.execute(
+            select(UPLOADS).where(
+                columns.tenant == received.tenant,
+                columns.batch_id == received.batch_id,
+                columns.sha256 == received.original.sha256,
+                columns.sole,
+            )
+        )
+    ).one()
+    original = ObjectRef(key=row.key, sha256=row.sha256, size=row.size, media_type=row.media_type)
+    return Twin(row.id, row.job_id, original)
 
 
 async def next_version(conn: AsyncConnection, tenant: str, upload_id: UUID) -> int | None:

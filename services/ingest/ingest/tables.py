@@ -20,6 +20,7 @@ from sqlalchemy import (
     Uuid,
     false,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -43,7 +44,11 @@ UPLOADS: Final = Table(
     Column("media_type", Text, nullable=False),
     Column("style_name", Text),  # what the style will be called that its job makes
     Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("batch_id", Uuid),
+    Column("sole", Boolean, nullable=False, server_default=false()),  # its batch takes a content once
     CheckConstraint("size > 0", name="not_empty"),
+    CheckConstraint("NOT sole OR batch_id IS NOT NULL", name="sole_in_a_batch"),
+    Index("uq_uploads_sole", "tenant", "batch_id", "sha256", unique=True, postgresql_where=text("sole")),
     CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_hex"),
     Index(None, "tenant", "sha256"),
 )

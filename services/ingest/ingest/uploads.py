@@ -22,13 +22,15 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.artifacts import ObjectRef
+from contracts.batches import Duplicates
 from contracts.errors import error
 from contracts.jobs import Status
 from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
 from ingest import store
+from ingest.batches import Batches
 from ingest.catalog import Catalog
 from ingest.intake import judge_length
-from ingest.options import ANY, NOT_OPTIONS, Form, Options, read_options
+from ingest.options import ANY, NOT_OPTIONS, Form, Options, batch_of, read_options
 from ingest.receive import receive
 from ingest.storing import Stored, refuse
 from ingest.styles import Styles
@@ -63,13 +65,17 @@ def key_of(upload_id: UUID) -> str:
 
 
 class UploadAnswer(BaseModel):
-    """What came in, and the job that works on it. `trace_id` finds everything that happens to it."""
+    """What came in, and the job that works on it. `trace_id` finds everything that happens to it.
+
+    `duplicate`: its batch has this content and takes it once; this is the upload, and the job, that were there.
+    """
 
     upload_id: UUID
     job_id: UUID
     trace_id: str | None
     status: Status
     original: ObjectRef
+    duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ class Uploads:
     objects: Objects
     catalog: Catalog
     styles: Styles
+    batches: Batches
     bytes_max: int
 
     async def admit(self, tenant: str, declared: int | None) -> None:
@@ -122,7 +129,8 @@ class Uploads:
         """Make an upload of a file that is stored, and its job. `also` is done in the same transaction.
 
         Raises:
-            SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN, MEDIA_TYPE_UNSUPPORTED,
+            SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN, BATCH_UNKNOWN, BATCH_CLOSED,
+                DUPLICATE_UPLOAD, SERVICE_UNAVAILABLE (of the batch), MEDIA_TYPE_UNSUPPORTED,
                 IDEMPOTENCY_KEY_REUSED; then the object is gone. BROKER_UNAVAILABLE: the upload is kept and its job
                 will run; ask again with the same key.
         """
@@ -130,7 +138,7 @@ class Uploads:
         fingerprint = _fingerprint(original.sha256, fields)
         orphan = True
         try:
-            asked = await self._asked(tenant, fields)
+            asked, duplicates = await self._asked(tenant, fields)
             options, attachments = await self._pinned(tenant, asked, original.media_type)
             received = UploadReceived(
                 upload_id=arrival.upload_id,
@@ -146,29 +154,37 @@ class Uploads:
             )
             message = _message(received)
             async with self.engine.connect() as conn:
-                winner = await self._insert(conn, idempotency_key, fingerprint, received, message)
-                if also and not winner:
-                    await also(conn, received)
-                orphan = False  # an error of the commit itself does not tell whether it happened
-                await conn.commit()
+                winner, answer = await self._insert(conn, idempotency_key, fingerprint, received, message, duplicates)
+                if winner:
+                    await conn.rollback()
+                else:
+                    if also:
+                        await also(conn, received.model_copy(update={"job_id": answer.job_id}))
+                    orphan = False  # an error of the commit itself does not tell whether it happened
+                    await conn.commit()
         except Exception:
             if orphan:
                 await self.objects.remove(original.key)
             raise
-        if winner:
+        if winner or answer.duplicate:
             await self.objects.remove(original.key)
+        if winner:
             return await self._repeat(winner, fingerprint)
-        await self.outbox.flush([message])
-        log.info("upload.received", job=str(received.job_id), size=original.size, media_type=original.media_type)
-        return _answer(received)
+        if answer.duplicate:
+            await self.published(answer.upload_id)
+        else:
+            await self.outbox.flush([message])
+            log.info("upload.received", job=str(received.job_id), size=original.size, media_type=original.media_type)
+        return answer
 
     async def options(self, tenant: str, fields: Mapping[str, str]) -> Options:
         """What these fields ask for. A way that knows them first asks before it takes a byte.
 
         Raises:
-            SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN.
+            SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN, BATCH_UNKNOWN, BATCH_CLOSED,
+                SERVICE_UNAVAILABLE (of the batch).
         """
-        options = await self._asked(tenant, fields)
+        options, _ = await self._asked(tenant, fields)
         await self.catalog.accepts(options.pipeline)
         if options.style:
             await self.styles.meant(tenant, options.style)
@@ -178,9 +194,14 @@ class Uploads:
         """Publish what an earlier try could not. Raises BROKER_UNAVAILABLE."""
         await self.outbox.sweep(row=str(upload_id))
 
-    async def _asked(self, tenant: str, fields: Mapping[str, str]) -> Options:
-        """The upload's own fields; what they leave open is decided here. Raises REQUEST_INVALID."""
-        return read_options(fields)
+    async def _asked(self, tenant: str, fields: Mapping[str, str]) -> tuple[Options, Duplicates]:
+        """The upload's own fields, what they leave open as its batch sets it; and how that takes a content twice."""
+        batch_id = batch_of(fields)
+        if batch_id is None:
+            return read_options(fields), "keep"
+        batch = await self.batches.open(tenant, batch_id)
+        defaults = {**batch.options, **({"pipeline": batch.pipeline} if batch.pipeline else {})}
+        return read_options({**defaults, **fields}), batch.duplicates
 
     async def _known(self, tenant: str, idempotency_key: str | None) -> store.Answered | None:
         if not idempotency_key:
@@ -212,15 +233,25 @@ class Uploads:
         fingerprint: str,
         received: UploadReceived,
         message: Outgoing,
-    ) -> store.Answered | None:
-        """Insert what came in; returns the earlier answer instead when another request with this key was first."""
+        duplicates: Duplicates,
+    ) -> tuple[store.Answered | None, UploadAnswer]:
+        """Insert what came in. Returns what another request with this key was answered, if one was first, and the
+        answer to this one: of a content that the batch has, the upload that it has of it. Raises DUPLICATE_UPLOAD."""
+        tenant, answer = received.tenant, _answer(received)
+        if await store.insert_upload(conn, received, sole=duplicates != "keep"):
+            await self.outbox.add(conn, [message])
+        else:
+            if idempotency_key and (winner := await store.answered(conn, tenant, idempotency_key)):
+                return winner, answer  # the content is there because this very request was made before
+            twin = await store.twin(conn, received)
+            if duplicates == "refuse":
+                raise error("DUPLICATE_UPLOAD", f"The batch has this content as job {twin.job_id}.")
+            answer = _answer(received).model_copy(update={**twin.told, "trace_id": None, "duplicate": True})
         if idempotency_key:
-            mine = store.Answered(fingerprint, _answer(received).model_dump(mode="json"))
-            if not await store.answer_if_new(conn, received.tenant, idempotency_key, mine):
-                return await store.answered(conn, received.tenant, idempotency_key)
-        await store.insert_upload(conn, received)
-        await self.outbox.add(conn, [message])
-        return None
+            mine = store.Answered(fingerprint, answer.model_dump(mode="json"))
+            if not await store.answer_if_new(conn, tenant, idempotency_key, mine):
+                return await store.answered(conn, tenant, idempotency_key), answer
+        return None, answer
 
 
 def _message(received: UploadReceived) -> Outgoing:
