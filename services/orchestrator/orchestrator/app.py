@@ -87,9 +87,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             operations = Operations(shell)
             replays = Replays(engine, js, shell, operations, settings.gpu_usd_per_s)
             audit, closing = Audit(engine), Closing(engine, outbox, js)
-            app.state.use_cases = UseCases(
-                engine, shell, operations, replays, Upgrades(engine, shell), audit, closing
-            )
+            app.state.use_cases = UseCases(engine, shell, operations, replays, Upgrades(engine, shell), audit, closing)
             async with service.background(
                 app.state.answers.sweep_forever(),
                 # One reader: the stream's order is a job's order, also when it is read again after a restore.
