@@ -73,7 +73,7 @@ _OUTAGE: Final = (1.0, 5.0, 15.0, 60.0)
 # An event has no attempt above it: its reader tries for about an hour before it becomes a dead letter.
 _PATIENT: Final = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0, *(5 * MINUTE,) * 11)
 
-_STATUS: Final = ("evt.upload.v1.received", "evt.job.v1.*", "evt.phase.v1.progressed")
+_STATUS: Final = ("evt.upload.v1.received", "evt.job.v1.*", "evt.phase.v1.progressed", "evt.batch.v1.*")
 _PAPER: Final = "cmd.document.v1.run"
 _INPUTS: Final = ("evt.upload.v1.received", "evt.phase.v1.*")
 

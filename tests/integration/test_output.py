@@ -10,37 +10,26 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from httpx_sse import ServerSentEvent, aconnect_sse
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.errors import Transient
 from contracts.phases import RUN_CROP, RUN_VARIANTS, RunPhase
 from output.app import build
-from output.projection import Projection
 from output.settings import Settings
-from runtime import postgres
-from runtime.objects import Objects
-from runtime.outbox import Outgoing, publish
-from runtime.settle import Delivery
+from runtime.outbox import publish
 from tests.integration.conftest import SettingsOf, until
+from tests.integration.output_desk import KEY, KEYS, Output, all_of, desk, following, project
 from tests.integration.wire import (
-    Site,
     command,
     gone,
     outcome,
@@ -55,87 +44,14 @@ from tests.servers.fixtures import EnvironmentOf
 from tests.servers.models import PostgresServer
 from tests.unit.output.stories import ALBUM, PHOTO, START, STORIES, Story, album, artifact, whole
 
-KEY, OTHER_KEY, OPERATORS_KEY = "a-key-of-the-tests-1", "a-key-of-the-tests-2", "a-key-of-the-tests-3"
-KEYS = {"api_keys": f"demo:{KEY},other:{OTHER_KEY}", "operator_keys": f"ops:{OPERATORS_KEY}"}
-
-
-@dataclass
-class Output:
-    """Output as its callers see it; `stranger` is another tenant, `operator` nobody's."""
-
-    app: FastAPI
-    site: Site
-    engine: AsyncEngine
-    objects: Objects
-    client: httpx.AsyncClient = field(init=False)
-    stranger: httpx.AsyncClient = field(init=False)
-    operator: httpx.AsyncClient = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.client, self.stranger, self.operator = (
-            httpx.AsyncClient(base_url=self.site.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
-            for key in (KEY, OTHER_KEY, OPERATORS_KEY)
-        )
-
-    async def job(self, job_id: UUID) -> dict[str, Any]:
-        answer = await self.client.get(f"/v1/jobs/{job_id}")
-        found: dict[str, Any] = answer.raise_for_status().json()
-        return found
-
-    async def items(self, job_id: UUID, phase: str, **query: str) -> dict[str, Any]:
-        answer = await self.client.get(f"/v1/jobs/{job_id}/phases/{phase}/items", params=query)
-        found: dict[str, Any] = answer.raise_for_status().json()
-        return found
-
 
 @pytest.fixture(scope="module")
 async def output(prepared: object, settings_of: SettingsOf) -> AsyncIterator[Output]:
-    known = settings_of(Settings, "output", link_s=60, render_workers=1, **KEYS)
-    engine = postgres.create_engine(known.postgres_url.get_secret_value(), service="test")
-    objects = Objects(known)
-    async with served(app := build(known)) as site:
-        made = Output(app, site, engine, objects)
+    async with desk(settings_of(Settings, "output", link_s=60, render_workers=1, **KEYS)) as made:
         yield made
-        for client in (made.client, made.stranger, made.operator):
-            await client.aclose()
-    objects.close()
-    await engine.dispose()
 
 
 # -- the projection -------------------------------------------------------------------------
-
-
-def deliveries(events: Sequence[Outgoing]) -> list[Delivery]:
-    return [Delivery(Msg(None, one.subject, "", one.body, one.headers)) for one in events]  # type: ignore[arg-type]
-
-
-async def project(engine: AsyncEngine, events: Sequence[Outgoing], sizes: Iterator[int] = repeat(1)) -> None:  # noqa: B008
-    """Project in batches of these sizes; what is refused for now comes again after the others, as settle does it."""
-    projection, left = Projection(engine), deliveries(events)
-    for _ in range(len(events) + 1):
-        again = []
-        while left:
-            size = next(sizes)
-            batch, left = left[:size], left[size:]
-            try:
-                await projection.events(batch)
-            except Transient:
-                again += await refused(projection, batch)
-        if not again:
-            return
-        left = again
-    raise AssertionError("an event is refused for ever")
-
-
-async def refused(projection: Projection, batch: Sequence[Delivery]) -> list[Delivery]:
-    """Those of a batch that are refused even alone."""
-    found = []
-    for one in batch:
-        try:
-            await projection.events([one])
-        except Transient:
-            found.append(one)
-    return found
 
 
 async def answers(output: Output, story: Story) -> str:
@@ -450,22 +366,6 @@ async def test_a_link_stops_working(output: Output, settings_of: SettingsOf) -> 
 
 
 # -- the stream of events -------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def following(
-    client: httpx.AsyncClient, job_id: UUID, after: str | None = None
-) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
-    headers = {"Last-Event-ID": after} if after else {}
-    async with aconnect_sse(client, "GET", f"/v1/jobs/{job_id}/events", headers=headers) as stream:
-        assert stream.response.status_code == 200
-        yield (one async for one in stream.aiter_sse() if one.data)  # "retry:" alone is no event
-
-
-async def all_of(client: httpx.AsyncClient, job_id: UUID, after: str | None = None) -> list[ServerSentEvent]:
-    """Every event until the stream ends by itself."""
-    async with asyncio.timeout(20), following(client, job_id, after) as events:
-        return [one async for one in events]
 
 
 async def test_two_readers_are_told_everything_as_it_happens(output: Output, nc: Client) -> None:

@@ -125,6 +125,7 @@ def test_the_setup_container_is_given_what_the_embedded_setup_is_given() -> None
 def test_a_container_knows_its_own_secrets_and_no_others(service: Service) -> None:
     own = {f"SAFELIGHT_{kind}_PASSWORD_{service.role.upper()}" for kind in ("NATS", "POSTGRES")}
     shared = {"SAFELIGHT_S3_ACCESS_KEY", "SAFELIGHT_S3_SECRET_KEY", "SAFELIGHT_API_KEYS", "SAFELIGHT_OPERATOR_KEYS"}
+    shared |= {"SAFELIGHT_SIGNING_KEYS"} if service.name == "output" else set()
     read = [pair for value in variables(service.name).values() for pair in VARIABLE.findall(str(value))]
     assert {name for name, how in read if how.startswith(":?")} <= own | shared
     assert "env_file" not in CONTAINERS[service.name]

@@ -31,6 +31,7 @@ SECRETS: Final = (
     "SAFELIGHT_S3_INTERNAL_KEY",  # between the parts of the S3 server
     "SAFELIGHT_API_KEY",  # of the tenant `demo`
     "SAFELIGHT_OPERATOR_KEY",  # of the operator `ops`
+    "SAFELIGHT_SIGNING_KEYS",  # what output signs webhooks and links with
 )
 
 

@@ -64,13 +64,14 @@ _BOX: Final = ("BOX", "WEIGHTS_DIR", "ALLOW_NONCOMMERCIAL")
 _REMOTE: Final = ("MODAL_APP", "MODAL_ENVIRONMENT", "GPU_TERMS", "GPU_POLICY", "S3_PUBLIC_ENDPOINT")
 _MODAL: Final = ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET")
 _RENDER: Final = ("LINK_S", "RENDER_WORKERS", "RENDER_MEMORY_BYTES", "DELIVERY_MEMORY_BYTES", "TEMPLATES_DIR")
+_TELLING: Final = ("PUBLIC_URL", "OUTSIDE_NETWORKS", "WEBHOOK_TIMEOUT_S", "WEBHOOK_LEASE_S")
 # fmt: off
 SERVICES: Final[tuple[Service, ...]] = (
     #       name            servers               keys          knows              settings           secrets
     Service("ingest",       _ALL,                 _BOTH,        ("orchestrator",), _ANALYSIS),
     Service("orchestrator", ("nats", "postgres"), _BOTH,        _INGEST,           _MACHINE),
     Service("gpu-bridge",   _ALL,                 _OPERATORS,   _INGEST,           _LOCAL + _BOX + _REMOTE, _MODAL),
-    Service("output",       _ALL,                 _BOTH,        _INGEST,           _RENDER),
+    Service("output",       _ALL,                 _BOTH,        _INGEST,           _RENDER + _TELLING),
     Service("console",      ("s3-address",),      (),           _BEHIND,           ()),
 )
 # fmt: on
@@ -101,6 +102,8 @@ def environment(service: Service, ports: Mapping[str, int], secrets: Mapping[str
         given["SAFELIGHT_API_KEYS"] = f"{TENANT}:{secrets['SAFELIGHT_API_KEY']}"
     if "operators" in service.keys:
         given["SAFELIGHT_OPERATOR_KEYS"] = f"{OPERATOR}:{secrets['SAFELIGHT_OPERATOR_KEY']}"
+    if service.name == "output":
+        given["SAFELIGHT_SIGNING_KEYS"] = secrets["SAFELIGHT_SIGNING_KEYS"]
     for other in service.knows:
         given[f"SAFELIGHT_{other.upper().replace('-', '_')}_URL"] = url(ports, other)
     wanted = (*_FOR_ALL, *(f"SAFELIGHT_{name}" for name in service.settings), *service.secrets)

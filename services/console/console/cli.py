@@ -25,6 +25,7 @@ from console.cli_providers import gpu_app, upgrade
 from console.cli_styles import app as styles_app
 from console.cli_tenants import app as tenants_app
 from console.cli_tenants import keys_app
+from console.cli_webhooks import app as webhooks_app
 from console.client import Client
 from console.submitting import Submission, submit_all
 from console.terminal import AsOperator, Json, Key, OperatorKey, Url, now, out, print_json, run, say
@@ -34,6 +35,7 @@ client = typer.Typer(help="Submit files and follow their jobs.", no_args_is_help
 client.add_typer(jobs_app, name="jobs")
 client.add_typer(batches_app, name="batches")
 client.add_typer(styles_app, name="styles")
+client.add_typer(webhooks_app, name="webhooks")
 client.add_typer(letters_app, name="dead-letters")
 client.add_typer(audit_app, name="audit")
 client.add_typer(providers_app, name="providers")

@@ -152,6 +152,10 @@ class Client:
         """As `post`, of what is there."""
         return (await self._ask(lambda: self._api.patch(path, json=body), once=True)).json()
 
+    async def delete(self, path: str) -> None:
+        """Have something deleted. Raises Refused, Unreachable."""
+        await self._ask(lambda: self._api.delete(path), once=True)
+
     async def watch(self, job_id: UUID) -> AsyncIterator[Job]:
         """The job now and after each event, until it has ended. A broken stream goes on where it broke.
 

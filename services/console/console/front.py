@@ -48,6 +48,7 @@ BEHIND: Final = (
     ("/v1/jobs",               "output"),
     ("/v1/batches/{}/groups",  "output"),
     ("/v1/batches",            "orchestrator"),
+    ("/v1/webhooks",           "output"),
     ("/v1/dead-letters",       "orchestrator"),
     ("/v1/audit",              "orchestrator"),
     ("/v1/providers",          "gpu-bridge"),

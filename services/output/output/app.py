@@ -12,12 +12,15 @@ from contracts import topology
 from output import api
 from output.documents import Documents
 from output.handlers import SOURCE, Handlers
-from output.listen import News
+from output.listen import Bell, News
 from output.paper import templates
 from output.projection import Projection
 from output.settings import Settings
+from output.signing import SigningKeys
 from output.tables import ANSWERS, INBOX
-from runtime import inbox, postgres, service
+from output.webhooks import api as webhooks
+from output.webhooks.deliverer import Deliverer
+from runtime import inbox, outside, postgres, service
 from runtime.idempotency import Answers
 from runtime.objects import Objects
 from runtime.sandbox import Sandbox
@@ -42,13 +45,17 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         memory_bytes=settings.delivery_memory_bytes,
         preload=["output.paper.searchable", "output.paper.fields"],
     )
-    news = News(url)
+    bell = Bell()
+    news = News(url, bell)
+    keys, open_ = SigningKeys.read(settings.signing_keys.get_secret_value()), outside.allowed(settings)
+    deliverer = Deliverer(engine, keys, open_, bell, settings.webhook_timeout_s, settings.webhook_lease_s)
     app.state.engine, app.state.objects, app.state.news = engine, objects, news
-    app.state.link_s = settings.link_s
+    app.state.link_s, app.state.signing, app.state.open = settings.link_s, keys, open_
     try:
         async with service.nats_broker(app, settings, SOURCE) as (broker, nc):
             app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]
+            projection = Projection(engine, settings.public_url, keys.current)
             handlers = Handlers(nc.jetstream(), objects, sandbox)
             subscribe(broker, topology.consumer("output-render"), handlers.render, workers=settings.render_workers)
             documents = Documents(nc.jetstream(), objects, papers, templates.load(settings.templates_dir))
@@ -57,7 +64,9 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             await broker.start()
             async with service.background(
                 app.state.answers.sweep_forever(),
-                consume_batches(nc, topology.consumer("output-projection"), Projection(engine).events, batch_max=BATCH),
+                consume_batches(nc, topology.consumer("output-projection"), projection.events, batch_max=BATCH),
+                deliverer.deliver_forever(),
+                deliverer.prune_forever(),
                 news.listen_forever(),
                 inbox.prune_forever(engine, INBOX, topology.EVENTS),
             ):
@@ -71,7 +80,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
 
 def build(settings: Settings) -> FastAPI:
     """Output as an app."""
-    return service.create_app(SOURCE, settings, partial(compose, settings), api.router, api.batches)
+    return service.create_app(SOURCE, settings, partial(compose, settings), api.router, api.batches, webhooks.router)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Tells waiting readers that a job has news: one LISTEN connection for the whole process.
+"""Tells waiting readers that a job has news, and the deliverer that something is to be delivered.
 
-A notification is a hint; readers look at the rows. When the connection is lost, every reader is
-woken so that it looks, and the connection is made anew.
+One LISTEN connection for the whole process. A notification is a hint; readers look at the rows. When the connection
+is lost, every reader is woken so that it looks, and the connection is made anew.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from output.projection import NOTIFY
+from output.webhooks.telling import NOTIFY as NOTIFY_DELIVERIES
 from runtime import logs
 
 RECONNECT_S = 1.0
@@ -23,11 +24,31 @@ ID_DIGITS = 32  # a payload names jobs by their ids, one after the other
 log = logs.get()
 
 
-class News:
-    """Readers of job events, by job."""
+class Bell:
+    """Wakes one waiting task. Clear it, look, then wait."""
 
-    def __init__(self, postgres_url: str) -> None:
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    def clear(self) -> None:
+        self._rung.clear()
+
+    async def wait(self, most_s: float) -> None:
+        """Until it is rung, for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                await self._rung.wait()
+
+
+class News:
+    """Readers of job events, by job; `deliveries` is rung when there are new ones."""
+
+    def __init__(self, postgres_url: str, deliveries: Bell) -> None:
         self._url = postgres_url
+        self._deliveries = deliveries
         self._waiting: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
 
     @contextlib.contextmanager
@@ -54,6 +75,7 @@ class News:
                 try:
                     conn.add_termination_listener(lambda _: lost.set())
                     await conn.add_listener(NOTIFY, self._heard)
+                    await conn.add_listener(NOTIFY_DELIVERIES, lambda *_: self._deliveries.ring())
                     self._wake_all()
                     while not lost.is_set():
                         with contextlib.suppress(TimeoutError):
@@ -76,6 +98,7 @@ class News:
                 event.set()
 
     def _wake_all(self) -> None:
+        self._deliveries.ring()
         for events in self._waiting.values():
             for event in events:
                 event.set()

@@ -24,13 +24,16 @@ from contracts.errors import error
 from contracts.message import Message
 from output.picture import AS_STORED, CHANNELS, JobRow, PhaseRow, Picture, keys_of
 from output.tables import INBOX
+from output.webhooks import telling
+from output.webhooks.events import BATCHES, TOLD
+from output.webhooks.telling import Told
 from runtime import postgres, telemetry
 from runtime.settle import Delivery
 
-NOTIFY: Final = "output_events"  # payload: ids of jobs, 32 hexadecimal digits each
+NOTIFY: Final = "output_events"  # payload: ids of jobs and batches, 32 hexadecimal digits each
 NOTIFIED_MOST: Final = 240  # 240 x 32 bytes are 7,680; a payload may have 7,999
 OVERTAKEN_MOST: Final = 5
-UNTOLD: Final = "{tenant,original,attachments}"  # what a client has no use for
+UNTOLD: Final = "{tenant,original,attachments,webhook}"  # what a client has no use for
 
 # The columns that are read and written, and how they travel: in an array each, JSON as text.
 _JOB: Final = {
@@ -79,9 +82,14 @@ class _Overtaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Consumes batches of events."""
+    """Consumes batches of events.
+
+    `base_url` stands before the links that webhooks tell; `key_id` signs for URLs that batches name.
+    """
 
     engine: AsyncEngine
+    base_url: str = ""
+    key_id: str = ""
 
     async def events(self, deliveries: Sequence[Delivery]) -> None:
         """Project a batch.
@@ -101,27 +109,45 @@ class Projection:
     async def _project(self, read: Sequence[tuple[Delivery, Any]]) -> None:
         async with postgres.transaction(self.engine) as conn:
             fresh = {row[0] for row in await conn.fetch(_TAKE_IN, [delivery.message_id for delivery, _ in read])}
-            pictures = await _load(conn, [event for _, event in read])
+            of_jobs = [(delivery, event) for delivery, event in read if delivery.subject in CHANNELS]
+            pictures = await _load(conn, [event for _, event in of_jobs])
             known = {id_ for id_, picture in pictures.items() if picture.job}
             news: list[tuple[Any, bytes]] = []
-            for delivery, event in read:
+            told: list[Told] = []
+            for delivery, event in of_jobs:
                 if delivery.message_id not in fresh:
                     continue
                 fresh.discard(delivery.message_id)  # twice in one batch is still once
                 trace_id = telemetry.trace_id(delivery.traceparent)
-                if pictures[event.job_id].apply(delivery.subject, event, trace_id):
+                picture = pictures[event.job_id]
+                if picture.apply(delivery.subject, event, trace_id):
                     news.append((event, delivery.body))
-            if not news:
-                return
+                if delivery.subject in TOLD:  # late or not: it happened
+                    told.append(Told(delivery.message_id, TOLD[delivery.subject], event, picture.job))
             jobs = {event.job_id: job for event, _ in news if (job := pictures[event.job_id].job)}
             await _insert_jobs(conn, [jobs[id_] for id_ in sorted(jobs.keys() - known)])
             await _update_jobs(conn, [job for id_, job in jobs.items() if id_ in known])
             await _save_phases(conn, pictures)
-            await _tell(conn, news)
+            of_batches = [(d, e) for d, e in read if d.subject in BATCHES and d.message_id in fresh]
+            lines = [_Line(e.job_id, jobs[e.job_id].batch_id, e.TYPE, body) for e, body in news]
+            lines += [_Line(None, e.batch_id, e.TYPE, d.body) for d, e in of_batches]
+            await _tell(conn, lines)
+            await telling.jobs(conn, told, self.base_url)
+            await telling.batches(conn, of_batches, self.base_url, self.key_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the streams of a job and of its batch."""
+
+    job: UUID | None
+    batch: UUID | None
+    type: str
+    body: bytes
 
 
 def _read(delivery: Delivery) -> Any:
-    channel = CHANNELS.get(delivery.subject)
+    channel = CHANNELS.get(delivery.subject) or BATCHES.get(delivery.subject)
     if channel is None:
         raise error("MESSAGE_INVALID", f"no event comes on {delivery.subject}")
     event: Message = channel.message.model_validate_json(delivery.body)
@@ -178,11 +204,14 @@ _SAVE_PHASES: Final = (
     "hint = excluded.hint, "
     f"state = coalesce(nullif(excluded.state, '{AS_STORED}'), known.state)"
 )
+# Who tells waits until those before are committed: a reader who has seen an id has seen all that are smaller, from
+# however many processes they come. Taken last, it is held for the commit alone.
+_IN_TURN: Final = f"SELECT pg_advisory_xact_lock(hashtextextended('{NOTIFY}', 0))"
 _TELL: Final = (
-    "WITH news AS (INSERT INTO output.events (job_id, type, data) "
-    f"SELECT job_id, type, body::jsonb - '{UNTOLD}'::text[] "
-    "FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS told (job_id, type, body, n) ORDER BY n) "
-    f"SELECT pg_notify('{NOTIFY}', whose) FROM unnest($4::text[]) AS whose"
+    "WITH news AS (INSERT INTO output.events (job_id, batch_id, type, data) "
+    f"SELECT job_id, batch_id, type, body::jsonb - '{UNTOLD}'::text[] FROM unnest($1::uuid[], $2::uuid[], $3::text[], "
+    "$4::text[]) WITH ORDINALITY AS told (job_id, batch_id, type, body, n) ORDER BY n) "
+    f"SELECT pg_notify('{NOTIFY}', whose) FROM unnest($5::text[]) AS whose"
 )
 _JOB_VALUES: Final = attrgetter(*_JOB)
 _MOVING_VALUES: Final = attrgetter(*_MOVING)
@@ -210,13 +239,17 @@ async def _save_phases(conn: asyncpg.Connection, pictures: Mapping[UUID, Picture
         await conn.execute(_SAVE_PHASES, *_arrays(rows))
 
 
-async def _tell(conn: asyncpg.Connection, news: Sequence[tuple[Any, bytes]]) -> None:
-    whose = [job_id.hex for job_id in {event.job_id for event, _ in news}]
+async def _tell(conn: asyncpg.Connection, lines: Sequence[_Line]) -> None:
+    if not lines:
+        return
+    whose = [id_.hex for id_ in {id_ for line in lines for id_ in (line.job, line.batch) if id_}]
+    await conn.execute(_IN_TURN)
     await conn.execute(
         _TELL,
-        [event.job_id for event, _ in news],
-        [event.TYPE for event, _ in news],
-        [body.decode() for _, body in news],
+        [line.job for line in lines],
+        [line.batch for line in lines],
+        [line.type for line in lines],
+        [line.body.decode() for line in lines],
         ["".join(whose[at : at + NOTIFIED_MOST]) for at in range(0, len(whose), NOTIFIED_MOST)],
     )
 

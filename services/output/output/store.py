@@ -70,12 +70,12 @@ async def page(
     if batch:
         query = query.where(JOBS.c.batch_id == batch)
     if cursor:
-        created_at, job_id = _read_cursor(cursor, _read_place)
+        created_at, job_id = read_cursor(cursor, read_place)
         query = query.where(tuple_(JOBS.c.created_at, JOBS.c.id) < tuple_(created_at, job_id))
     query = query.order_by(JOBS.c.created_at.desc(), JOBS.c.id.desc()).limit(limit + 1)
     rows = (await conn.execute(query)).mappings().all()
     shown = rows[:limit]
-    more = _cursor(shown[-1]["created_at"].isoformat(), str(shown[-1]["id"])) if len(rows) > limit else None
+    more = cursor_of(shown[-1]["created_at"].isoformat(), str(shown[-1]["id"])) if len(rows) > limit else None
     return JobPage(items=await _with_phases(conn, shown), next_cursor=more)
 
 
@@ -91,10 +91,10 @@ async def items(
         return None
     query = _counting(job_id).where(PHASES.c.name == phase)
     if cursor:
-        query = query.where(PHASES.c.item > _read_cursor(cursor, _read_item))
+        query = query.where(PHASES.c.item > read_cursor(cursor, _read_item))
     rows = (await conn.execute(query.order_by(PHASES.c.item).limit(limit + 1))).mappings().all()
     shown = rows[:limit]
-    more = _cursor(shown[-1]["item"]) if len(rows) > limit else None
+    more = cursor_of(shown[-1]["item"]) if len(rows) > limit else None
     return ItemPage(items=[item_view(row) for row in shown], next_cursor=more)
 
 
@@ -190,18 +190,18 @@ async def events_after(conn: AsyncConnection, job_id: UUID, after: int, most: in
     return [StoredEvent(row.id, row.type, row.data) for row in rows]
 
 
-def _cursor(*place: str) -> str:
+def cursor_of(*place: str) -> str:
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
 
 
-def _read_cursor(cursor: str, read: Callable[..., T]) -> T:
+def read_cursor(cursor: str, read: Callable[..., T]) -> T:
     try:
         return read(*json.loads(base64.urlsafe_b64decode(cursor)))
     except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error) as problem:
         raise error("REQUEST_INVALID", "the cursor is none that this service gave out") from problem
 
 
-def _read_place(created_at: str, job_id: str) -> tuple[datetime, UUID]:
+def read_place(created_at: str, job_id: str) -> tuple[datetime, UUID]:
     return datetime.fromisoformat(created_at).astimezone(UTC), UUID(job_id)
 
 

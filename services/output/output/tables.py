@@ -6,11 +6,13 @@ this schema only shows.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Float,
@@ -20,9 +22,12 @@ from sqlalchemy import (
     Integer,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     false,
+    func,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -81,13 +86,93 @@ PHASES: Final = Table(
 )
 
 EVENTS: Final = Table(
-    "events",  # what a reader of one job's stream is told, in the order in which it was projected
+    "events",  # what readers of a job's stream, and of its batch's, are told, in the order in which it is committed
     METADATA,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("job_id", Uuid, nullable=False),
+    Column("job_id", Uuid),  # null for what happens to a batch itself
+    Column("batch_id", Uuid),
     Column("type", Text, nullable=False),
     Column("data", JSONB, nullable=False),
+    CheckConstraint("job_id IS NOT NULL OR batch_id IS NOT NULL", name="whose"),
     Index(None, "job_id", "id"),
+    Index("ix_events_batch", "batch_id", "id", postgresql_where=text("batch_id IS NOT NULL")),
+)
+
+# -- webhooks --------------------------------------------------------------------------------
+# Times are the database's own, so that replicas need not agree on the hour.
+
+
+# Which secret signs: none is stored, they are derived (webhooks/signature.py). The previous one signs too, for a while.
+def _secret() -> tuple[Column[Any], ...]:
+    return (
+        Column("key_id", Text, nullable=False),
+        Column("secret_version", Integer, nullable=False, server_default="1"),
+        Column("previous_key_id", Text),
+        Column("previous_version", Integer),
+        Column("previous_until", DateTime(timezone=True)),
+    )
+
+
+WEBHOOKS: Final = Table(
+    "webhooks",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # own: its tenant made it; batch: a batch named its URL
+    Column("url", Text, nullable=False),
+    Column("events", ARRAY(Text), nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("enabled", Boolean, nullable=False, server_default=true()),
+    Column("disabled_code", Text),  # why we disabled it; null when its owner did
+    Column("disabled_at", DateTime(timezone=True)),
+    Column("failing_since", DateTime(timezone=True)),  # the first failure since the last success
+    Column("failures", Integer, nullable=False, server_default="0"),  # since then
+    Column("rest_until", DateTime(timezone=True)),
+    Column("lease_owner", Uuid),
+    Column("leased_until", DateTime(timezone=True)),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    *_secret(),
+    CheckConstraint("kind IN ('own', 'batch')", name="kind"),
+    CheckConstraint("(disabled_at IS NULL) = enabled", name="disabled_at"),
+    Index("ix_webhooks_page", "tenant", "created_at", "id"),
+    Index("uq_webhooks_batch_url", "tenant", "url", unique=True, postgresql_where=text("kind = 'batch'")),
+)
+
+BATCH_SECRETS: Final = Table("batch_secrets", METADATA, Column("tenant", Text, primary_key=True), *_secret())
+
+DELIVERIES: Final = Table(
+    "deliveries",
+    METADATA,
+    Column("webhook_id", Uuid, ForeignKey(WEBHOOKS.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("message_id", Text, primary_key=True),  # the webhook-id
+    Column("n", BigInteger, Identity(always=True), nullable=False),  # in the order in which they were told
+    Column("type", Text, nullable=False),
+    Column("body", Text, nullable=False),  # what is signed and sent
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("tries", Integer, nullable=False, server_default="0"),  # since it was told, or replayed
+    Column("due_at", DateTime(timezone=True)),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("ended_at", DateTime(timezone=True)),
+    CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status"),
+    CheckConstraint("(due_at IS NOT NULL) = (status = 'pending')", name="due_at"),
+    CheckConstraint("(ended_at IS NULL) = (status = 'pending')", name="ended_at"),
+    UniqueConstraint("webhook_id", "n"),
+    Index("ix_deliveries_due", "webhook_id", "due_at", postgresql_where=text("status = 'pending'")),
+    Index("ix_deliveries_ended", "ended_at"),
+)
+
+ATTEMPTS: Final = Table(
+    "attempts",  # of deliveries: what became of each, without what was answered
+    METADATA,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("webhook_id", Uuid, ForeignKey(WEBHOOKS.c.id, ondelete="CASCADE"), nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("status_code", Integer),
+    Column("code", Text),
+    Index(None, "webhook_id", "message_id"),
+    Index(None, "at"),
 )
 
 INBOX: Final = inbox_table(METADATA)
