@@ -6,11 +6,15 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]  # a UUID
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ObjectRef(BaseModel):
-    """One object in the bucket. `size` is in bytes."""
+    """One object in the bucket. `sha256` and `size` (bytes) are of its content.
+
+    `sealed` is the id of the key under which it is stored, None for one that lies there as it is: see `sealed`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -18,6 +22,7 @@ class ObjectRef(BaseModel):
     sha256: Sha256
     size: int = Field(ge=0)
     media_type: str
+    sealed: KeyId | None = None
 
 
 class Artifact(ObjectRef):

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from contracts.artifacts import Sha256
+from contracts.sealed import Secret
 
 ENVELOPE_VERSION: Final = 1
 
@@ -22,18 +23,23 @@ class _Part(BaseModel):
 
 
 class ReadUrl(_Part):
-    """A presigned GET of one object; the reader checks `sha256` and `size` (bytes)."""
+    """A presigned GET of one object; the reader checks `sha256` and `size` (bytes) of the content.
+
+    With a `secret` what lies there is sealed.
+    """
 
     url: str
     sha256: Sha256
     size: int
+    secret: Secret | None = None
 
 
 class WriteUrl(_Part):
-    """A presigned PUT of one object, and where that object will lie."""
+    """A presigned PUT of one object, and where that object will lie. With a `secret` it is to be sealed."""
 
     url: str
     key: str
+    secret: Secret | None = None
 
 
 class Marks(_Part):
@@ -55,6 +61,7 @@ class Checkpoint(_Part):
 
     read: str
     write: str
+    secret: Secret | None = None
 
 
 class Item(_Part):

@@ -49,6 +49,7 @@ VOLUME: Final = "/weights"
 # Those of services/gpu-functions, for engines on the CPU and in torch, with the pins of the workspace:
 # tests/integration/test_modal.py compares them.
 PACKAGES: Final = (
+    "cryptography==50.*",
     "einops==0.8.2",
     "httpx==0.28.1",
     "numpy==2.3.*",

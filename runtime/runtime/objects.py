@@ -2,6 +2,9 @@
 
 The SDK is synchronous: calls run in a small thread pool of their own, each bounded in time,
 with the SDK's own retries cut short (retrying belongs to whoever has a deadline).
+
+What is written within `vault.sealing(key)` is sealed, and what is sealed is opened as it is read: sizes, hashes and
+ranges are of the content. Who follows a presigned link finds the object as it lies there.
 """
 
 from __future__ import annotations
@@ -9,21 +12,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from minio import Minio
 from minio.error import MinioException, S3Error
 
+from contracts import sealed
 from contracts.errors import error
 from runtime.settings import S3Settings
+from runtime.vault import Vault, masters, sealing_key
 
 T = TypeVar("T")
 PART_BYTES: Final = 8 * 1024 * 1024  # one part in memory per upload; the 10,000 parts of S3 then allow 78 GiB
+PIECE_BYTES: Final = 512 * 1024  # of what is read piece by piece
 THREADS: Final = 16
 STREAMS: Final = 64  # uploads at once; a client may be slow, so they have threads of their own
 CONNECT_S: Final = 3.0
@@ -45,18 +52,24 @@ class Objects:
         self._client = _client(settings, settings.s3_endpoint)
         self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
+        self.vault = Vault(self, masters(settings.master_keys))
         self._streams = ThreadPoolExecutor(STREAMS, thread_name_prefix="streams")
 
     async def put(self, key: str, data: bytes, media_type: str) -> tuple[str, int]:
         """Store bytes under a key; returns (sha256 hex, size)."""
+        id_ = sealing_key()
+        stored = data if id_ is None else sealed.seal(AESGCM, await self.vault.open(id_), id_, key, data)
         await self._run(
-            lambda: self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), content_type=media_type)
+            lambda: self._client.put_object(self._bucket, key, io.BytesIO(stored), len(stored), content_type=media_type)
         )
         return hashlib.sha256(data).hexdigest(), len(data)
 
     async def put_stream(self, key: str, reader: Reader, media_type: str) -> None:
         """Store what `reader` gives, of unknown length, in constant memory (one part). An error of the reader
         goes through, and no object appears."""
+        id_ = sealing_key()
+        if id_ is not None:
+            reader = _Sealing(reader, sealed.Sealer(AESGCM, await self.vault.open(id_), id_, key))
         await self._run(
             lambda: self._client.put_object(
                 self._bucket,
@@ -69,6 +82,28 @@ class Objects:
             ),
             self._streams,
         )
+
+    async def put_sealed_copy(self, key: str, to: str, key_id: str, media_type: str) -> None:
+        """Store what lies under `key` once more, sealed under another name, in constant memory."""
+        sealer = sealed.Sealer(AESGCM, await self.vault.open(key_id), key_id, to)
+
+        def copy() -> None:
+            response = self._client.get_object(self._bucket, key)
+            try:
+                self._client.put_object(
+                    self._bucket,
+                    to,
+                    _Sealing(response, sealer),  # type: ignore[arg-type]  # as above
+                    length=-1,
+                    part_size=PART_BYTES,
+                    num_parallel_uploads=1,
+                    content_type=media_type,
+                )
+            finally:
+                response.close()
+                response.release_conn()
+
+        await self._run(copy, self._streams)
 
     async def put_if_absent(self, key: str, data: bytes, media_type: str) -> bool:
         """Store bytes under a key that has none. False when it has: of many who try at once one succeeds."""
@@ -101,7 +136,59 @@ class Objects:
                 response.close()
                 response.release_conn()
 
+        data = await self._run(read)
+        if not sealed.is_sealed(data):
+            return data
+        if bytes_max >= 0:
+            data = await self.get_as_it_lies(key)
+        secret = await self.vault.open(sealed.key_id(data))
+        opened = await self._run(lambda: sealed.unseal(AESGCM, secret, key, data))
+        return opened if bytes_max < 0 else opened[:bytes_max]
+
+    async def get_as_it_lies(self, key: str) -> bytes:
+        """The stored bytes, sealed if they are. Raises OBJECT_MISSING."""
+
+        def read() -> bytes:
+            response = self._client.get_object(self._bucket, key)
+            try:
+                return response.read()
+            finally:
+                response.close()
+                response.release_conn()
+
         return await self._run(read)
+
+    async def stream(self, key: str, first: int = 0, last: int | None = None) -> AsyncIterator[bytes]:
+        """The content's bytes `first` to `last` (None: to its end), piece by piece, in constant memory.
+
+        Raises:
+            SafelightError: OBJECT_MISSING; of a sealed one KEY_DESTROYED, KEY_UNAVAILABLE, SEAL_BROKEN, which may
+                come after some of it: what came before is certain.
+        """
+        head, size = await self._head(key)
+        if not sealed.is_sealed(head):
+            async for piece in self._range(key, first, (size if last is None else min(last + 1, size)) - first):
+                yield piece
+            return
+        content = sealed.content_size(size)
+        left = (content if last is None else min(last + 1, content)) - first
+        if left <= 0:
+            return
+        span = sealed.span(first, first + left - 1, content)
+        secret = await self.vault.open(sealed.key_id(head))
+        opener = sealed.Opener(AESGCM, secret, head, key, chunk=span.first_chunk, chunks=sealed.chunks(content))
+        skip = span.skip
+        async for piece in self._range(key, span.at, span.size):
+            if opened := opener.add(piece):
+                given, skip = opened[skip : skip + left], 0
+                left -= len(given)
+                yield given
+        yield opener.end()[skip : skip + left]
+
+    async def sealed_by(self, key: str) -> str | None:
+        """The key under which an object lies there, None when it is not sealed. Raises OBJECT_MISSING."""
+        head, _ = await self._head(key)
+        return sealed.key_id(head) if sealed.is_sealed(head) else None
 
     async def get_checked(self, key: str, sha256: str) -> bytes:
         """The object's bytes, only if they are the ones that the reference names. Raises OBJECT_MISSING."""
@@ -167,6 +254,36 @@ class Objects:
         client = self._public if public else self._client
         return client.presigned_put_object(self._bucket, key, expires=lives)
 
+    async def _head(self, key: str) -> tuple[bytes, int]:
+        """The first bytes of an object, enough to tell whether it is sealed, and its size as it lies there."""
+
+        def read() -> tuple[bytes, int]:
+            try:
+                response = self._client.get_object(self._bucket, key, length=sealed.HEADER_BYTES)
+            except S3Error as problem:
+                if problem.code == "InvalidRange":
+                    return b"", 0  # it is empty
+                raise
+            try:
+                return response.read(), int(response.headers["Content-Range"].rpartition("/")[2])
+            finally:
+                response.close()
+                response.release_conn()
+
+        return await self._run(read)
+
+    async def _range(self, key: str, at: int, size: int) -> AsyncIterator[bytes]:
+        """Bytes as they lie there, piece by piece."""
+        if size <= 0:
+            return
+        response = await self._run(lambda: self._client.get_object(self._bucket, key, offset=at, length=size))
+        try:
+            while piece := await self._run(lambda: response.read(PIECE_BYTES), self._streams):
+                yield piece
+        finally:
+            response.close()
+            response.release_conn()
+
     def close(self) -> None:
         """Let go of the threads; running calls end by their own time limits."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -181,6 +298,25 @@ class Objects:
             raise error("STORAGE_UNAVAILABLE", f"object storage answered {problem.code}") from problem
         except (urllib3.exceptions.HTTPError, MinioException, OSError) as problem:
             raise error("STORAGE_UNAVAILABLE") from problem
+
+
+class _Sealing:
+    """A reader that gives what another gives, sealed."""
+
+    def __init__(self, reader: Reader, sealer: sealed.Sealer) -> None:
+        self._reader, self._sealer = reader, sealer
+        self._ready = bytearray(sealer.header)
+        self._ended = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        while not self._ended and (size < 0 or len(self._ready) < size):
+            content = self._reader.read(sealed.CHUNK_BYTES * 16)
+            self._ready += self._sealer.add(content) if content else self._sealer.end()
+            self._ended = not content
+        most = len(self._ready) if size < 0 else size
+        given = bytes(self._ready[:most])
+        del self._ready[:most]
+        return given
 
 
 _MISSING: Final = frozenset({"NoSuchKey", "NoSuchObject"})

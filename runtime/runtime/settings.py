@@ -6,7 +6,7 @@ credential it has no use for. Secrets are SecretStr: they never appear in a log 
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -49,7 +49,10 @@ class PostgresSettings(_Part):
 
 
 class S3Settings(_Part):
-    """Object storage. `s3_public_endpoint` is what browsers and providers reach, when it differs."""
+    """Object storage. `s3_public_endpoint` is what browsers and providers reach, when it differs.
+
+    `master_keys` is `name:secret,name:secret`: they wrap tenants' keys; new ones are wrapped by the first.
+    """
 
     s3_endpoint: str = "http://127.0.0.1:8333"
     s3_public_endpoint: str | None = None
@@ -57,6 +60,15 @@ class S3Settings(_Part):
     s3_region: str = "us-east-1"
     s3_access_key: SecretStr
     s3_secret_key: SecretStr
+    master_keys: SecretStr = SecretStr("")
+
+    @field_validator("master_keys")
+    @classmethod
+    def _can_wrap(cls, keys: SecretStr) -> SecretStr:
+        from runtime.vault import masters  # here: a process without storage has no use for a cipher
+
+        masters(keys)
+        return keys
 
 
 class OutsideSettings(_Part):

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from faststream import AckPolicy, BaseMiddleware
 from faststream.nats import JStream, NatsBroker, PullSub
@@ -49,6 +50,7 @@ from contracts.message import (
 )
 from runtime import logs, telemetry
 from runtime.outbox import Outgoing, publish
+from runtime.vault import sealing
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -155,11 +157,22 @@ class SettleMiddleware(BaseMiddleware):
         ):
             async with _in_progress([raw], row):
                 try:
-                    await call_next(msg)
+                    with sealing(_sealed_under(raw.data)):
+                        await call_next(msg)
                 except Exception as caught:
                     problem = caught
                     telemetry.fail(span, _name(caught))
             await settle(raw._client.jetstream(), raw, row, problem)
+
+
+def _sealed_under(body: bytes) -> str | None:
+    """The key of the original that a command works on: whatever the work makes is sealed under it too."""
+    if b'"sealed":"' not in body:
+        return None
+    try:
+        return str(UUID(json.loads(body)["inputs"]["original"]["sealed"]))
+    except (ValueError, KeyError, TypeError):
+        return None  # no command, or one of work that is not sealed
 
 
 def subscribe(

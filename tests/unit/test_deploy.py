@@ -124,7 +124,9 @@ def test_the_setup_container_is_given_what_the_embedded_setup_is_given() -> None
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_a_container_knows_its_own_secrets_and_no_others(service: Service) -> None:
     own = {f"SAFELIGHT_{kind}_PASSWORD_{service.role.upper()}" for kind in ("NATS", "POSTGRES")}
-    shared = {"SAFELIGHT_S3_ACCESS_KEY", "SAFELIGHT_S3_SECRET_KEY", "SAFELIGHT_API_KEYS", "SAFELIGHT_OPERATOR_KEYS"}
+    shared = {
+        f"SAFELIGHT_{name}" for name in ("S3_ACCESS_KEY", "S3_SECRET_KEY", "API_KEYS", "OPERATOR_KEYS", "MASTER_KEYS")
+    }
     shared |= {"SAFELIGHT_SIGNING_KEYS"} if service.name == "output" else set()
     read = [pair for value in variables(service.name).values() for pair in VARIABLE.findall(str(value))]
     assert {name for name, how in read if how.startswith(":?")} <= own | shared
@@ -166,6 +168,7 @@ def test_the_guide_makes_an_env_that_is_complete_and_private(tmp_path: Path) -> 
     assert set(made) == set(re.findall(r"^(\w+)=", EXAMPLE, re.MULTILINE))
     assert re.fullmatch(r"demo:s[0-9a-f]{40}", made.pop("SAFELIGHT_API_KEYS"))
     assert re.fullmatch(r"ops:s[0-9a-f]{40}", made.pop("SAFELIGHT_OPERATOR_KEYS"))
+    assert re.fullmatch(r"m1:s[0-9a-f]{40}", made.pop("SAFELIGHT_MASTER_KEYS"))
     assert all(re.fullmatch(r"s[0-9a-f]{40}", value) for value in made.values())
     assert len(set(made.values())) == len(made)
     assert (tmp_path / ".env").stat().st_mode & 0o077 == 0

@@ -29,6 +29,7 @@ SECRETS: Final = (
     "SAFELIGHT_S3_ACCESS_KEY",
     "SAFELIGHT_S3_SECRET_KEY",
     "SAFELIGHT_S3_INTERNAL_KEY",  # between the parts of the S3 server
+    "SAFELIGHT_MASTER_KEYS",  # `name:secret,...`: the first wraps the keys of sealed work, the others open older ones
     "SAFELIGHT_API_KEY",  # of the tenant `demo`
     "SAFELIGHT_OPERATOR_KEY",  # of the operator `ops`
     "SAFELIGHT_SIGNING_KEYS",  # what output signs webhooks and links with
@@ -41,7 +42,8 @@ class Refusal(Exception):
 
 def new_secrets() -> dict[str, str]:
     """One secret per name. Each begins with a letter, for nats.conf reads `12k` as a number."""
-    return {name: "s" + secrets.token_hex(20) for name in SECRETS}
+    named = {"SAFELIGHT_MASTER_KEYS": "m1:"}
+    return {name: named.get(name, "") + "s" + secrets.token_hex(20) for name in SECRETS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ _OPERATORS: Final = ("operators",)
 _INGEST: Final = ("ingest",)  # which knows whose an API key is
 _BEHIND: Final = ("ingest", "orchestrator", "gpu-bridge", "output")
 _ANALYSIS: Final = (
+    "SEALED_TENANTS",
     "LINK_S",
     "UPLOAD_BYTES_MAX",
     "ANALYSIS_WORKERS",
@@ -193,4 +194,5 @@ def _s3(ports: Mapping[str, int], secrets: Mapping[str, str]) -> dict[str, str]:
         "SAFELIGHT_S3_REGION": REGION,
         "SAFELIGHT_S3_ACCESS_KEY": secrets["SAFELIGHT_S3_ACCESS_KEY"],
         "SAFELIGHT_S3_SECRET_KEY": secrets["SAFELIGHT_S3_SECRET_KEY"],
+        "SAFELIGHT_MASTER_KEYS": secrets["SAFELIGHT_MASTER_KEYS"],
     }

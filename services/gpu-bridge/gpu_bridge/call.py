@@ -96,7 +96,7 @@ class Call:
 
     `key` with `epoch` and `leased_by` names this lease. `spawned_at` is when the epoch was begun,
     `started_at` when the function claimed it. `code` says why it is being stopped, if a clock did. `sensitive`:
-    only whom its tenant's policy allows may do it.
+    only whom its tenant's policy allows may do it. `sealed`: the key under which its outputs are.
     """
 
     key: str
@@ -112,6 +112,7 @@ class Call:
     started_at: datetime | None = None
     code: str | None = None
     sensitive: bool = False
+    sealed: str | None = None
 
     @property
     def prefix(self) -> str:
@@ -134,7 +135,8 @@ def idempotency_key(command: RunPhase, function: Function) -> str:
 
     Tenant, function and version, parameters as canonical JSON, hashes of the inputs that the
     function reads. Who may do it is in it, and that it is sensitive if it is, so that work which must
-    stay at home never follows work that went out.
+    stay at home never follows work that went out; and the key of sealed work, so that its result belongs
+    to that key's work alone.
 
     Raises:
         SafelightError: OBJECT_MISSING when the command lacks an input.
@@ -154,6 +156,8 @@ def idempotency_key(command: RunPhase, function: Function) -> str:
     }
     if command.sensitive:
         work["sensitive"] = True
+    if (key := sealed_under(command)) is not None:
+        work["sealed"] = key
     text = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -237,9 +241,17 @@ def deferred(command: RunPhase, provider: str, code: str, until: datetime, at: d
 
 
 def alike(command: RunPhase, function: Function) -> str:
-    """What calls that travel together have in common; sensitive ones only travel with their own tenant's."""
-    loaded = [command.inputs[role].sha256 for role in function.alike]
-    return "|".join([*(["sensitive", command.tenant] if command.sensitive else []), *loaded])
+    """What calls that travel together have in common. Sensitive: one tenant; sealed: one key."""
+    apart = ["sensitive", command.tenant] if command.sensitive else []
+    if (key := sealed_under(command)) is not None:
+        apart += ["sealed", key]
+    return "|".join([*apart, *(command.inputs[role].sha256 for role in function.alike)])
+
+
+def sealed_under(command: RunPhase) -> str | None:
+    """The key of the original that the work is about: all that is made of it is sealed under it. None: of open work."""
+    original = command.inputs.get("original")
+    return original.sealed if original else None
 
 
 BARRED: Final = "providers_barred"  # the fact that says who was passed over for a policy, and why
@@ -258,7 +270,8 @@ def kept(
     if {role: stored.key for role, stored in item.outputs.items()} != wanted:
         raise error("ANSWER_INVALID", "the provider's answer names other objects than it was asked to write")
     artifacts = tuple(
-        Artifact(name=function.outputs[role], **stored.model_dump()) for role, stored in item.outputs.items()
+        Artifact(name=function.outputs[role], sealed=call.sealed, **stored.model_dump())
+        for role, stored in item.outputs.items()
     )
     degraded = device == "cpu" and function.wants_gpu
     facts = item.facts | {BARRED: dict(barred)} if barred and degraded else item.facts
@@ -278,7 +291,7 @@ def shown(call: Call, function: Function, told: Progress) -> tuple[Artifact, ...
     """What a call has shown before its end, where it was asked to write it; anything else is not handed out."""
     wanted = output_keys(call.prefix, function)
     return tuple(
-        Artifact(name=function.outputs[role], **stored.model_dump())
+        Artifact(name=function.outputs[role], sealed=call.sealed, **stored.model_dump())
         for role, stored in told.outputs.items()
         if wanted.get(role) == stored.key
     )

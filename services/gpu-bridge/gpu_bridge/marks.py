@@ -8,10 +8,12 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from contracts.artifacts import ObjectRef
 from contracts.envelope import VOID, Checkpoint, Claim, Item, Marks, Progress, ReadUrl, Result, WriteUrl
 from contracts.errors import SafelightError, error
 from contracts.phases import RunPhase
-from gpu_bridge.call import CLAIM, PROGRESS, RESULT, Call, output_keys
+from contracts.sealed import Secret
+from gpu_bridge.call import CLAIM, PROGRESS, RESULT, Call, output_keys, sealed_under
 from gpu_bridge.catalog import Function
 from runtime import clock, logs
 from runtime.objects import Objects
@@ -33,18 +35,26 @@ class MarkStore:
         `public`: for a provider outside, who reaches storage by another address than we do.
 
         Raises:
-            SafelightError: OBJECT_MISSING when the command lacks an input.
+            SafelightError: OBJECT_MISSING when the command lacks an input; KEY_DESTROYED, KEY_UNAVAILABLE, SEAL_BROKEN.
         """
+        sealed = sealed_under(command)
         inputs = {}
         for role in function.inputs:
             if role not in command.inputs:
                 raise error("OBJECT_MISSING", f"the command names no object for the role {role}")
             ref = command.inputs[role]
             inputs[role] = ReadUrl(
-                url=await self.objects.read_url(ref.key, lives, public=public), sha256=ref.sha256, size=ref.size
+                url=await self.objects.read_url(ref.key, lives, public=public),
+                sha256=ref.sha256,
+                size=ref.size,
+                secret=await self._secret(await self._sealed_by(ref, sealed), ref.key),
             )
         outputs = {
-            role: WriteUrl(url=await self.objects.write_url(key, lives, public=public), key=key)
+            role: WriteUrl(
+                url=await self.objects.write_url(key, lives, public=public),
+                key=key,
+                secret=await self._secret(sealed, key),
+            )
             for role, key in output_keys(call.prefix, function).items()
         }
         marks = Marks(
@@ -58,6 +68,7 @@ class MarkStore:
             checkpoint = Checkpoint(
                 read=await self.objects.read_url(call.checkpoint, lives, public=public),
                 write=await self.objects.write_url(call.checkpoint, lives, public=public),
+                secret=await self._secret(sealed, call.checkpoint),
             )
         return Item(
             id=call.key,
@@ -67,6 +78,13 @@ class MarkStore:
             marks=marks,
             checkpoint=checkpoint,
         )
+
+    async def _sealed_by(self, ref: ObjectRef, sealed: str | None) -> str | None:
+        """The key under which an input lies there. Not every artifact of sealed work says so: the object is asked."""
+        return ref.sealed if sealed is None or ref.sealed else await self.objects.sealed_by(ref.key)
+
+    async def _secret(self, id_: str | None, name: str) -> Secret | None:
+        return None if id_ is None else Secret.of(id_, await self.objects.vault.open(id_), name)
 
     async def claim(self, call: Call) -> Claim | None:
         """Who has claimed this epoch, if anybody has."""

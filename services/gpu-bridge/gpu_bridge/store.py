@@ -471,6 +471,7 @@ def _call(row: Row[Any], spawned_at: datetime, started_at: datetime | None = Non
         started_at=started_at,
         code=row.code,
         sensitive=bool(row.command.get("sensitive")),
+        sealed=row.command["inputs"].get("original", {}).get("sealed"),
     )
 
 

@@ -33,6 +33,7 @@ from runtime.outbox import Outgoing
 
 LOOK_EVERY_S: Final = 1.0  # for calls that another process wrote down, and for pace
 SUBMITTING_MAX: Final = 48  # calls that are being submitted at once: more would only wait for the SDK and the database
+MISSING: Final = ("OBJECT_MISSING", "KEY_DESTROYED", "SEAL_BROKEN")  # what the work needs cannot be had any more
 CERTAIN: Final = ("PROVIDER_REJECTED", "PROVIDER_UNAUTHORIZED", "PROVIDER_RATE_LIMITED")
 log = logs.get()
 
@@ -130,7 +131,7 @@ class Submitter:
             if problem.code in CERTAIN:
                 await self._refused(provider, calls, problem)
                 return
-            if problem.code == "OBJECT_MISSING":
+            if problem.code in MISSING:
                 await asyncio.gather(
                     *(self.ledger.fail(call, Run(code=problem.code), problem.detail) for call in calls)
                 )

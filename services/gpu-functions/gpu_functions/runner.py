@@ -362,13 +362,13 @@ class _Watched:
     def checkpoint(self) -> bytes | None:
         from gpu_functions import transfer
 
-        return transfer.saved(self._http, self._item.checkpoint.read) if self._item.checkpoint else None
+        return transfer.saved(self._http, self._item.checkpoint) if self._item.checkpoint else None
 
     def save(self, checkpoint: bytes) -> None:
         from gpu_functions import transfer
 
         if self._item.checkpoint and not self._call.stopped.is_set():
-            transfer.save(self._http, self._item.checkpoint.write, checkpoint)
+            transfer.save(self._http, self._item.checkpoint, checkpoint)
 
 
 def _joined(work: Callable[[], None], seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Objects in and out of memory by presigned URL: size-limited, hash-checked, mapped to our errors.
+"""Objects in and out of memory by presigned URL: size-limited, hash-checked, sealed where a secret says so.
 
 Nothing of an exception or a URL goes into an error: a presigned URL is a credential.
 """
@@ -11,9 +11,12 @@ import logging
 from typing import Final
 
 import httpx
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from contracts.envelope import ReadUrl, StoredOutput, WriteUrl
+from contracts import sealed
+from contracts.envelope import Checkpoint, ReadUrl, StoredOutput, WriteUrl
 from contracts.errors import SafelightError, error
+from contracts.sealed import Secret
 from gpu_functions.engine import Output
 
 CHECKPOINT_BYTES_MAX: Final = 256 << 20  # LUTs and optimiser states are some MB
@@ -30,30 +33,38 @@ def client() -> httpx.Client:
 
 
 def download(http: httpx.Client, source: ReadUrl) -> bytes:
-    """The object's bytes. Raises OBJECT_MISSING (gone, or not what was promised), STORAGE_UNAVAILABLE, DECODE_LIMIT."""
+    """The object's content.
+
+    Raises:
+        SafelightError: OBJECT_MISSING (gone, or not what was promised), SEAL_BROKEN, STORAGE_UNAVAILABLE, DECODE_LIMIT.
+    """
     if source.size > INPUT_BYTES_MAX:
         raise error("DECODE_LIMIT", "the input is larger than a GPU function takes")
+    size = source.size if source.secret is None else sealed.sealed_size(source.size)
     received = bytearray()
     try:
         with http.stream("GET", source.url) as response:
             _check(response.status_code)
             for chunk in response.iter_raw(CHUNK_BYTES):
                 received += chunk
-                if len(received) > source.size:
+                if len(received) > size:
                     raise error("OBJECT_MISSING", "the stored object is larger than its reference says")
     except (httpx.HTTPError, httpx.InvalidURL) as problem:
         raise _unavailable(problem) from None
-    if len(received) != source.size:
+    if len(received) != size:
         raise error("OBJECT_MISSING", "the stored object is smaller than its reference says")
-    if hashlib.sha256(received).hexdigest() != source.sha256:
+    content = _opened(bytes(received), source.secret)
+    if hashlib.sha256(content).hexdigest() != source.sha256:
         raise error("OBJECT_MISSING", "the stored object has another sha256 than its reference says")
-    return bytes(received)
+    return content
 
 
 def upload(http: httpx.Client, target: WriteUrl, output: Output) -> StoredOutput:
     """Write `output` and say what was written. Raises OBJECT_MISSING (no such bucket), STORAGE_UNAVAILABLE."""
     try:
-        response = http.put(target.url, content=output.data, headers={"Content-Type": output.media_type})
+        response = http.put(
+            target.url, content=_sealed(output.data, target.secret), headers={"Content-Type": output.media_type}
+        )
     except (httpx.HTTPError, httpx.InvalidURL) as problem:
         raise _unavailable(problem) from None
     _check(response.status_code)
@@ -67,24 +78,36 @@ def upload(http: httpx.Client, target: WriteUrl, output: Output) -> StoredOutput
     )
 
 
-def saved(http: httpx.Client, url: str) -> bytes | None:
+def saved(http: httpx.Client, where: Checkpoint) -> bytes | None:
     """The checkpoint that lies there, or None; also when storage does not say: the work then begins anew."""
     received = bytearray()
-    with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL), http.stream("GET", url) as response:
+    with (
+        contextlib.suppress(httpx.HTTPError, httpx.InvalidURL, SafelightError),
+        http.stream("GET", where.read) as response,
+    ):
         if response.status_code != httpx.codes.OK:
             return None
         for chunk in response.iter_raw(CHUNK_BYTES):
             received += chunk
             if len(received) > CHECKPOINT_BYTES_MAX:
                 return None
-        return bytes(received)
+        return _opened(bytes(received), where.secret)
     return None
 
 
-def save(http: httpx.Client, url: str, checkpoint: bytes) -> None:
+def save(http: httpx.Client, where: Checkpoint, checkpoint: bytes) -> None:
     """Keep a checkpoint, best effort: without it the work is done again, not lost."""
+    content = _sealed(checkpoint, where.secret)
     with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL):
-        http.put(url, content=checkpoint, headers={"Content-Type": "application/octet-stream"})
+        http.put(where.write, content=content, headers={"Content-Type": "application/octet-stream"})
+
+
+def _opened(stored: bytes, secret: Secret | None) -> bytes:
+    return stored if secret is None else sealed.unseal(AESGCM, secret.bytes, secret.name, stored)
+
+
+def _sealed(content: bytes, secret: Secret | None) -> bytes:
+    return content if secret is None else sealed.seal(AESGCM, secret.bytes, secret.id, secret.name, content)
 
 
 def _check(status: int) -> None:

@@ -16,6 +16,7 @@ from ingest.catalog import Catalog
 from ingest.documents import Documents
 from ingest.edits import Edits
 from ingest.handlers import SOURCE, Handlers
+from ingest.seals import Seals
 from ingest.settings import Settings
 from ingest.styles import Styles
 from ingest.tables import ANSWERS, OUTBOX
@@ -55,8 +56,10 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             service.nats_broker(app, settings, SOURCE) as (broker, nc),
         ):
             outbox, styles = Outbox(engine, OUTBOX, nc.jetstream()), Styles(engine, objects)
+            catalog, batches = Catalog(orchestrator), Batches(orchestrator)
+            seals = Seals(objects, catalog, [one.strip() for one in settings.sealed_tenants.split(",")])
             app.state.uploads = Uploads(
-                engine, outbox, objects, Catalog(orchestrator), styles, Batches(orchestrator), settings.upload_bytes_max
+                engine, outbox, objects, catalog, styles, batches, seals, settings.upload_bytes_max
             )
             app.state.edits = Edits(engine, outbox, styles, orchestrator)
             app.state.styles, app.state.objects, app.state.link_s = styles, objects, settings.link_s
@@ -70,6 +73,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             await broker.start()
             async with service.background(
                 app.state.answers.sweep_forever(),
+                seals.tidy_forever(engine),
                 outbox.sweep_forever(),
                 consume_batches(nc, topology.consumer("ingest-styles"), styles.succeeded),
             ):

@@ -23,6 +23,7 @@ log = logs.get()
 @dataclass(frozen=True, slots=True)
 class _Remembered:
     accepts: dict[str, frozenset[str]]
+    sealed: frozenset[str]
     until: float
 
 
@@ -31,7 +32,12 @@ class Catalog:
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
-        self._pipelines = _Remembered({}, 0.0)
+        self._pipelines = _Remembered({}, frozenset(), 0.0)
+
+    async def sealed(self, pipeline: str) -> bool | None:
+        """Whether what a pipeline works on is sealed, or None when nobody can be asked. Raises PIPELINE_UNKNOWN."""
+        known = await self.accepts(pipeline)
+        return None if known is None else pipeline in self._pipelines.sealed
 
     async def accepts(self, pipeline: str) -> frozenset[str] | None:
         """The media types that a pipeline takes, or None when nobody can be asked.
@@ -46,8 +52,10 @@ class Catalog:
             except httpx.HTTPError as problem:
                 log.warning("catalog.orchestrator_silent", error=type(problem).__name__)
                 return self._pipelines.accepts.get(pipeline)
-            known = {row["name"]: frozenset(row["accepts"]) for row in answer.json()}
-            self._pipelines = _Remembered(known, clock + REMEMBER_S)
+            rows = answer.json()
+            known = {row["name"]: frozenset(row["accepts"]) for row in rows}
+            sealed = frozenset(row["name"] for row in rows if row.get("sealed"))
+            self._pipelines = _Remembered(known, sealed, clock + REMEMBER_S)
         if pipeline not in self._pipelines.accepts:
             raise error("PIPELINE_UNKNOWN")
         return self._pipelines.accepts[pipeline]

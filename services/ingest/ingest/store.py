@@ -102,6 +102,12 @@ async def twin(conn: AsyncConnection, received: UploadReceived) -> Twin:
     return Twin(row.id, row.job_id, original)
 
 
+async def sealed_since(conn: AsyncConnection, folder: str, since: datetime) -> list[str]:
+    """Where the files lay, as they came, of uploads whose sealed copy lies in `folder`."""
+    rows = select(UPLOADS.c.id).where(UPLOADS.c.key.startswith(folder), UPLOADS.c.received_at > since)
+    return [f"uploads/{id_}" for id_ in (await conn.execute(rows)).scalars()]
+
+
 async def next_version(conn: AsyncConnection, tenant: str, upload_id: UUID) -> int | None:
     """The number of the upload's next version; None when the tenant has no such upload.
 

@@ -32,6 +32,7 @@ from ingest.catalog import Catalog
 from ingest.intake import judge_length
 from ingest.options import ANY, NOT_OPTIONS, Form, Options, batch_of, read_options
 from ingest.receive import receive
+from ingest.seals import Seals
 from ingest.storing import Stored, refuse
 from ingest.styles import Styles
 from runtime import clock, logs, telemetry
@@ -88,6 +89,7 @@ class Uploads:
     catalog: Catalog
     styles: Styles
     batches: Batches
+    seals: Seals
     bytes_max: int
 
     async def admit(self, tenant: str, declared: int | None) -> None:
@@ -140,6 +142,7 @@ class Uploads:
         try:
             asked, duplicates = await self._asked(tenant, fields)
             options, attachments = await self._pinned(tenant, asked, original.media_type)
+            original = await self.seals.original(tenant, options.pipeline, arrival.upload_id, arrival.original)
             received = UploadReceived(
                 upload_id=arrival.upload_id,
                 job_id=uuid4(),
@@ -164,10 +167,12 @@ class Uploads:
                     await conn.commit()
         except Exception:
             if orphan:
-                await self.objects.remove(original.key)
+                await self._remove(arrival.original, original)
             raise
         if winner or answer.duplicate:
-            await self.objects.remove(original.key)
+            await self._remove(arrival.original, original)
+        elif original.sealed:
+            await self._remove(arrival.original)
         if winner:
             return await self._repeat(winner, fingerprint)
         if answer.duplicate:
@@ -176,6 +181,10 @@ class Uploads:
             await self.outbox.flush([message])
             log.info("upload.received", job=str(received.job_id), size=original.size, media_type=original.media_type)
         return answer
+
+    async def _remove(self, *refs: ObjectRef) -> None:
+        for key in {ref.key for ref in refs}:
+            await self.objects.remove(key)
 
     async def options(self, tenant: str, fields: Mapping[str, str]) -> Options:
         """What these fields ask for. A way that knows them first asks before it takes a byte.

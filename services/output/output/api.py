@@ -10,13 +10,14 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import Transient, error
 from contracts.jobs import Status
 from output import groups, store
 from output.listen import News
+from output.opened import opened
 from output.views import GroupedPhotoView, GroupsView, GroupView, ItemPage, JobPage, JobView, VersionsView
 from runtime.http import LINKED, Asker, Caller, Tenant, link_response, responses
 
@@ -118,25 +119,36 @@ async def stream_events(
     response_model=None,
     responses={
         **LINKED,
-        **responses("UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "REQUEST_INVALID", "STORAGE_UNAVAILABLE"),
+        **responses(
+            "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "REQUEST_INVALID", "STORAGE_UNAVAILABLE", "KEY_DESTROYED"
+        ),
     },
 )
 async def read_artifact(
-    request: Request, tenant: Tenant, job_id: UUID, name: str, redirect: bool = True
-) -> RedirectResponse | JSONResponse:
+    request: Request,
+    tenant: Tenant,
+    job_id: UUID,
+    name: str,
+    redirect: bool = True,
+    range_: Annotated[str | None, Header(alias="Range")] = None,
+) -> Response:
     """A redirect to a signed link, for the tenant alone.
 
     `name` is `phase.artifact`, `phase.item.artifact`, `artifact` when only one phase has it, or `original`. A page
-    that cannot follow a redirect with its key asks for `redirect=false` and gets the link.
+    that cannot follow a redirect with its key asks for `redirect=false` and gets the link. What is sealed is no
+    redirect but the content itself, and its link is this address, which wants the key.
     """
     state: Any = request.app.state
     async with state.engine.connect() as conn:
-        found = await store.artifact_key(conn, tenant, job_id, name)
+        found = await store.artifact(conn, tenant, job_id, name)
     if found is None:
         raise error("NOT_FOUND")
-    key, file_name = found
-    named = {"response-content-disposition": f'inline; filename="{file_name}"'}
-    link = await state.objects.read_url(key, timedelta(seconds=state.link_s), public=True, headers=named)
+    if found.sealed:
+        if redirect:
+            return await opened(state.objects, found, range_)
+        return link_response(request.url.path, redirect=False)
+    named = {"response-content-disposition": f'inline; filename="{found.name}"'}
+    link = await state.objects.read_url(found.key, timedelta(seconds=state.link_s), public=True, headers=named)
     return link_response(link, redirect=redirect)
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -122,8 +122,18 @@ async def _with_phases(conn: AsyncConnection, rows: Sequence[Any]) -> list[JobVi
     return [job_view(row, phases[row["id"]]) for row in rows]
 
 
-async def artifact_key(conn: AsyncConnection, tenant: str, job_id: UUID, name: str) -> tuple[str, str] | None:
-    """(object key, file name) of an artifact.
+class Found(NamedTuple):
+    """An object that a job has, and what to call it. `sealed`: who follows a link to storage cannot read it."""
+
+    key: str
+    name: str
+    size: int
+    media_type: str
+    sealed: bool
+
+
+async def artifact(conn: AsyncConnection, tenant: str, job_id: UUID, name: str) -> Found | None:
+    """The object of an artifact.
 
     It is named `phase.artifact`, `phase.item.artifact`, or `artifact` when one phase alone has it;
     `original` is the upload itself.
@@ -131,8 +141,9 @@ async def artifact_key(conn: AsyncConnection, tenant: str, job_id: UUID, name: s
     job = (await conn.execute(select(JOBS.c.original, JOBS.c.phase_names).where(*_mine(tenant, job_id)))).one_or_none()
     if job is None:
         return None
+    sealed = bool((job.original or {}).get("sealed"))  # then all that is made of it is
     if name == ORIGINAL:
-        return (job.original["key"], ORIGINAL) if job.original else None
+        return _found({**job.original, "name": ORIGINAL}, sealed) if job.original else None
     rows = (await conn.execute(select(PHASES).where(PHASES.c.job_id == job_id, PHASES.c.item == ""))).mappings()
     phases = [dict(row) for row in rows if row["name"] in job.phase_names]
     whole = [(phase["name"], made) for phase in phases for made in made_by(phase)]
@@ -141,7 +152,11 @@ async def artifact_key(conn: AsyncConnection, tenant: str, job_id: UUID, name: s
         or await _of_item(conn, job_id, name)
         or [made for _, made in whole if name == made["name"]]
     )
-    return (found[0]["key"], found[0]["name"]) if len(found) == 1 else None
+    return _found(found[0], sealed) if len(found) == 1 else None
+
+
+def _found(made: Mapping[str, Any], sealed: bool) -> Found:
+    return Found(made["key"], made["name"], made["size"], made["media_type"], sealed)
 
 
 async def _of_item(conn: AsyncConnection, job_id: UUID, name: str) -> list[dict[str, Any]]:

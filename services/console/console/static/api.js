@@ -67,14 +67,20 @@ export async function uploadFields() {
 
 const links = new Map();
 
-/** A link to an artifact that an <img> or <a> can use; it is signed, so it needs no key. */
+/** A link to an artifact that an <img> or <a> can use: a signed one, or what is sealed, fetched with the key. */
 export function link(url) {
   const known = links.get(url);
   if (known && Date.now() - known.at < LINK_MS) return known.link;
-  const asked = json(`${url}?redirect=false`).then((told) => told.url);
+  const asked = json(`${url}?redirect=false`).then((told) => (told.url === url ? fetched(url) : told.url));
   asked.catch(() => links.delete(url));
   links.set(url, { link: asked, at: Date.now() });
   return asked;
+}
+
+async function fetched(url) {
+  const answer = await fetch(url, { headers: { Authorization: `Bearer ${key.get()}` } });
+  if (!answer.ok) throw problemOf(answer.status, await answer.text());
+  return URL.createObjectURL(await answer.blob());
 }
 
 // crypto.randomUUID needs https; this page may be open over plain http in somebody's own network.

@@ -11,18 +11,25 @@ router = APIRouter()
 
 
 class PipelineView(BaseModel):
-    """The newest version of a pipeline. `accepts` are media types."""
+    """The newest version of a pipeline. `accepts` are media types. Of a `sealed` one all objects are sealed."""
 
     name: str
     version: int
     accepts: list[str]
     phases: list[str]
+    sealed: bool
 
 
 @router.get("/v1/pipelines", tags=["pipelines"])
 async def pipelines(hands: Hands) -> list[PipelineView]:
     """Every pipeline that new jobs can use."""
     return [
-        PipelineView(name=p.name, version=p.version, accepts=list(p.accepts), phases=[phase.name for phase in p.phases])
+        PipelineView(
+            name=p.name,
+            version=p.version,
+            accepts=list(p.accepts),
+            phases=[phase.name for phase in p.phases],
+            sealed=p.sealed,
+        )
         for p in hands.shell.newest_of_all()
     ]

@@ -86,7 +86,8 @@ class Pipeline:
 
     `deadline_s` is for the work of one job; while a job waits for room or for a provider it is
     renewed, until `expires_s` after its start, when it ends whatever it waits for. `lane` says who
-    goes first. `sensitive` work goes to no provider that the tenant's policy bars.
+    goes first. `sensitive` work goes to no provider that the tenant's policy bars; of `sealed` work
+    all objects are sealed under a key of their upload's.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -99,6 +100,7 @@ class Pipeline:
     expires_s: float = 24 * 3600.0
     lane: Lane = "interactive"
     sensitive: bool = False
+    sealed: bool = False
 
     def phase(self, name: str) -> Phase:
         """The phase of that name. Raises KeyError when there is none."""
@@ -187,5 +189,5 @@ def version_differences(old: Pipeline, new: Pipeline) -> list[str]:
             fields = [f for f in Phase.__dataclass_fields__ if getattr(old.phase(phase.name), f) != getattr(phase, f)]
             told.append(f"{phase.name} has another {' and '.join(fields)}")
     told += [f"{phase.name} is gone" for phase in old.phases if not new.has(phase.name)]
-    rest: Sequence[str] = ("accepts", "deadline_s", "expires_s", "lane", "sensitive")
+    rest: Sequence[str] = ("accepts", "deadline_s", "expires_s", "lane", "sensitive", "sealed")
     return told + [f"another {name}" for name in rest if getattr(old, name) != getattr(new, name)]
