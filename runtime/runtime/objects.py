@@ -232,6 +232,24 @@ class Objects:
 
         await self._run(ensure)
 
+    async def ensure_private(self) -> bool:
+        """Take a policy off the bucket that somebody has put there (set-up only). Whether there was one.
+
+        Without one nobody reads it but by a key, or by a link that a key has signed.
+        """
+
+        def ensure() -> bool:
+            try:
+                self._client.get_bucket_policy(self._bucket)
+            except S3Error as problem:
+                if problem.code in ("NoSuchBucketPolicy", "NotImplemented", "MethodNotAllowed"):
+                    return False
+                raise
+            self._client.delete_bucket_policy(self._bucket)
+            return True
+
+        return await self._run(ensure)
+
     async def check(self) -> None:
         """Readiness. Raises STORAGE_UNAVAILABLE when the bucket cannot be reached or does not exist."""
         if not await self._run(lambda: self._client.bucket_exists(self._bucket)):

@@ -131,28 +131,35 @@ class Vault:
         return await self._destroy(TENANTS + tenant)
 
     async def rotate(self) -> Counter[str]:
-        """Wrap every tenant's key by the first master. Returns how many each master wraps now.
+        """Wrap every tenant's key by the first master. Returns how many each wraps now: one that wraps none may go.
 
-        One that another process replaces or destroys meanwhile is left as it is. A master that wraps none may go.
+        Not while tenants' keys are destroyed: one that is between reading and writing would come back.
         """
         first = next(iter(self._masters.values()), None)
         if first is None:
             raise error("KEY_UNAVAILABLE", "no master key is set up here")
-        wraps: Counter[str] = Counter(dict.fromkeys(self._masters, 0))
+        for path, found in (await self._tenants()).items():
+            if found.by != first.name:
+                tenant = path.removeprefix(TENANTS)
+                theirs = _unwrapped(self._master(found.by).key, found, tenant)
+                await self._objects.put(path, _json(_wrapped(first.key, first.name, theirs, tenant)), _JSON)
+        return await self.wraps()
+
+    async def wraps(self) -> Counter[str]:
+        """How many tenants' keys each master wraps; also one that is not set up here any more."""
+        found: Counter[str] = Counter(dict.fromkeys(self._masters, 0))
+        found.update(one.by for one in (await self._tenants()).values())
+        return found
+
+    async def _tenants(self) -> dict[str, _Wrapped]:
+        found = {}
         for path in await self._objects.keys(TENANTS):
-            tenant = path.removeprefix(TENANTS)
             try:
-                found = await self._read(path)
-                if found.by != first.name:
-                    theirs = _unwrapped(self._master(found.by).key, found, tenant)
-                    found = _wrapped(first.key, first.name, theirs, tenant)
-                    await self._objects.put(path, _json(found), _JSON)
+                found[path] = await self._read(path)
             except SafelightError as problem:
-                if problem.code == "KEY_DESTROYED":
-                    continue
-                raise
-            wraps[found.by] += 1
-        return wraps
+                if problem.code != "KEY_DESTROYED":  # meanwhile
+                    raise
+        return found
 
     async def _of_tenant(self, tenant: str) -> bytes:
         found = await self._read(TENANTS + tenant)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import httpx
 import nats
 import pytest
+from minio import Minio
 from nats.aio.client import Client
 
 from contracts.catalog import CHANNELS
 from contracts.topology import CONSUMERS, PUBLISHERS, inbox_of
 from stack import broker
+from stack.setup import SetupSettings, setup
 from tests.integration.conftest import until
-from tests.servers.models import NatsServer
+from tests.servers.models import NatsServer, S3Server
 
+PUBLIC = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::safelight/*"]}
 Accounts = Callable[[str], Awaitable[tuple[Client, list[str]]]]
 SERVICES = broker.SERVICES
 
@@ -134,3 +140,28 @@ async def test_only_the_orchestrator_takes_single_messages_out_of_a_stream(accou
         may = service == "orchestrator" and subject in MAY_TAKE_OUT
         await nc.publish(subject, b"{}", reply=f"{inbox_of(service)}.x")
         assert await refusals(nc, refused, 0 if may else 1), subject
+
+
+# -- the store --------------------------------------------------------------------------------------
+
+
+async def test_a_bucket_that_somebody_made_public_is_private_again_after_set_up(
+    prepared: SetupSettings, s3_server: S3Server
+) -> None:
+    bucket = Minio(
+        f"127.0.0.1:{s3_server.port}", s3_server.access_key, s3_server.secret_key, secure=False, region="us-east-1"
+    )
+    bucket.put_object("safelight", "uploads/secret", io.BytesIO(b"x"), 1)
+    url = f"{s3_server.endpoint}/safelight/uploads/secret"
+
+    async def answers(address: str, status: int) -> bool:
+        async with httpx.AsyncClient() as http:
+            return (await http.get(address)).status_code == status
+
+    assert await answers(url, 403)
+    bucket.set_bucket_policy("safelight", json.dumps({"Version": "2012-10-17", "Statement": [PUBLIC]}))
+    await until(lambda: answers(url, 200))  # so far it reaches: the test would see it
+    assert "took a policy off the bucket: it is private" in await setup(prepared)
+    await until(lambda: answers(url, 403))
+    assert await answers(f"{s3_server.endpoint}/safelight?list-type=2", 403)
+    bucket.remove_object("safelight", "uploads/secret")

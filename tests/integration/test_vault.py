@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -18,6 +21,7 @@ from runtime.objects import Objects
 from runtime.settings import S3Settings
 from runtime.vault import masters, sealing
 from tests.integration.conftest import SettingsOf
+from tests.servers.fixtures import EnvironmentOf
 
 OLD, NEW = f"m1:{'a' * 40}", f"m2:{'b' * 40}"
 FAR = 10**9
@@ -172,6 +176,14 @@ async def test_after_a_rotation_the_old_master_can_go(store: list[Objects]) -> N
     assert await code_of(none.get(name)) == "KEY_UNAVAILABLE"
     for path in await both.keys("keys/tenants/"):  # so that this module's other tests may go on with the old one
         await both.remove(path)
+
+
+def test_the_command_says_what_each_master_wraps(environment_of: EnvironmentOf, prepared: object) -> None:
+    given = {**os.environ, **environment_of("setup"), "SAFELIGHT_MASTER_KEYS": f"{NEW},{OLD}"}
+    for what in ("rotate", "list"):
+        command = [sys.executable, "-m", "stack.cli", "keys-at-rest", what, "--json"]
+        found = json.loads(subprocess.run(command, env=given, capture_output=True, check=True).stdout)
+        assert found["m1"] == 0
 
 
 async def test_without_a_master_key_nothing_is_sealed(store: list[Objects]) -> None:

@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stack import cli_weights, control, supervisor
+from stack import cli_keys, cli_weights, control, supervisor
 from stack.home import Home, Refusal
 from stack.ports import PORTS
 
@@ -27,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 topology_app = typer.Typer(no_args_is_help=True, help="Streams and consumers on the broker.")
 app.add_typer(topology_app, name="topology")
 app.add_typer(cli_weights.app, name="weights")
+app.add_typer(cli_keys.app, name="keys-at-rest")
 _out = Console()
 _err = Console(stderr=True)
 
@@ -120,7 +121,7 @@ def setup(
     gated: Annotated[bool, typer.Option(hidden=True, help="Load, and begin when stdin is closed.")] = False,
 ) -> None:
     """Bring topology, roles, schemas, bucket and styles to what the code declares. Needs its variables, or a stack."""
-    _complete_environment()
+    complete_environment()
     from stack.setup import SetupSettings
     from stack.setup import setup as run
 
@@ -138,7 +139,7 @@ def draft(room: Annotated[str, typer.Argument(help="ingest, orchestrator, gpu_br
     known = {row.package: row for row in ROOMS}
     if room not in known:
         _fail(f"no room is called {room!r}; there are: {', '.join(known)}")
-    _complete_environment()
+    complete_environment()
     typer.echo(asyncio.run(draft_migration(SetupSettings(), known[room])))
 
 
@@ -166,7 +167,7 @@ def restore(file: Annotated[Path, typer.Argument(help="What `backup` wrote.")]) 
 @topology_app.command("apply")
 def topology_apply(as_json: AsJson = False) -> None:
     """Create or update streams and consumers."""
-    _complete_environment()
+    complete_environment()
     from runtime.settings import NatsSettings
     from stack.setup import apply_topology
 
@@ -178,7 +179,7 @@ def topology_rewind(
     since: Annotated[datetime, typer.Option(help="The time of the backup, UTC.", formats=["%Y-%m-%dT%H:%M:%SZ"])],
 ) -> None:
     """Deliver the events since then once more, after a database was restored. Services must be stopped."""
-    _complete_environment()
+    complete_environment()
     from runtime.settings import NatsSettings
     from stack.setup import rewind
 
@@ -189,7 +190,7 @@ def topology_rewind(
 @topology_app.command("check")
 def topology_check(as_json: AsJson = False) -> None:
     """Compare the broker with what the code declares. Exit status 1 when they differ."""
-    _complete_environment()
+    complete_environment()
     from runtime.settings import NatsSettings
     from runtime.topology import TopologyMismatch
     from stack.setup import check_topology
@@ -211,7 +212,7 @@ def main() -> None:
     """Run the command line."""
     own = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     first = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    if first not in own | {"topology", "weights"}:
+    if first not in own | {"topology", "weights", "keys-at-rest"}:
         _mount_client()
     if first in (None, "demo"):
         _mount_demo()
@@ -244,7 +245,7 @@ def _mount_demo() -> None:
     app.command()(demo)
 
 
-def _complete_environment() -> None:
+def complete_environment() -> None:
     """A person who calls us has a local stack in mind when the variables are not set."""
     if "SAFELIGHT_NATS_PASSWORD" not in os.environ:
         os.environ.update(control.setup_environment(Home.here()))

@@ -163,6 +163,8 @@ async def _storage(settings: S3Settings) -> list[str]:
     done = []
     try:
         await objects.ensure_bucket()
+        if await objects.ensure_private():
+            done.append("took a policy off the bucket: it is private")
         with tempfile.TemporaryDirectory() as folder:
             for path in write_styles(Path(folder)):
                 key = f"styles/{path.name}"
