@@ -6,6 +6,7 @@ The file is opened anew for each page, since each page has its own child: a page
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -174,7 +175,7 @@ def _read(page: Any) -> Rasterized:
 def _empty(page: Any) -> Page:
     width, height = page.get_size()
     scale = DPI / 72
-    return Page(engine=ENGINE, width=max(1, round(width * scale)), height=max(1, round(height * scale)))
+    return Page(engine=ENGINE, width=max(1, math.ceil(width * scale)), height=max(1, math.ceil(height * scale)))
 
 
 def _told(page: Page) -> Rasterized:

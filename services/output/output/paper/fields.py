@@ -2,7 +2,7 @@
 
 A template is data (`templates/*.yaml`, or a file in a user's folder): names of fields with the labels that they have
 on paper. Print is read with mistakes, so labels are compared without case, accents and spaces, and one letter in
-eight may be another. A value comes with its page, its box and how sure the reader was of its least sure word.
+seven may be another. A value comes with its page, its box and how sure the reader was of its least sure word.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.documents import ReadPage
 from contracts.ocr import Block, Box, Cell, Kind, Line, Quad
 
-ALIKE: Final = 0.87  # one wrong letter in eight
+ALIKE: Final = 0.85  # one wrong letter in seven
 BELOW: Final = 2.2  # heights of the label, down to a value beneath it
 LABEL_WORDS_MAX: Final = 6
 VALUE_MAX: Final = 300  # letters: more is no value of a field

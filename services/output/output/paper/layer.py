@@ -99,7 +99,9 @@ def _to_unicode() -> bytes:
 
 
 def _shown(text: str, quad: Quad, place: Place) -> bytes:
-    codes = text.translate(_UNSEEN).encode("utf-16-be", "replace")
+    # A code is two bytes: what lies beyond the basic plane (emoji, old scripts) is told as a letter that is not known.
+    seen = "".join(one if ord(one) < 0x10000 else "\ufffd" for one in text.translate(_UNSEEN))
+    codes = seen.encode("utf-16-be", "replace")
     (x, y), (right, down), (left, up) = place(quad[3]), place(quad[2]), place(quad[0])
     if not codes or (x, y) == (right, down):
         return b""
