@@ -57,6 +57,7 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("STATE_CONFLICT",           False, _C, 409, "The state that it is in does not allow this."),
     ErrorCode("STYLE_UNKNOWN",            False, _C, 422, "No style has this name."),
     ErrorCode("BATCH_UNKNOWN",            False, _C, 422, "No batch of yours has this id."),
+    ErrorCode("DRAFT_UNKNOWN",            False, _C, 422, "No draft of yours has this id."),
     ErrorCode("BATCH_CLOSED",             False, _C, 409, "The batch is closed: it takes no more uploads."),
     ErrorCode("DUPLICATE_UPLOAD",         False, _C, 409, "The batch has this content, and takes it once."),
     # -- uploading ----------------------------------------------------------------------------

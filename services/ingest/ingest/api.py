@@ -117,7 +117,8 @@ async def _taken(
         # Otherwise the server would read the whole body for nothing before it takes the next request.
         return problem_response(refused, headers={"Connection": "close"})
     answer = await use.take(tenant, idempotency_key, request.headers.get("content-type", ""), request.stream(), form)
-    response.headers["Location"] = f"/v1/jobs/{answer.job_id}"
+    if answer.job_id:
+        response.headers["Location"] = f"/v1/jobs/{answer.job_id}"
     return answer
 
 

@@ -10,10 +10,11 @@ import httpx
 from fastapi import FastAPI
 
 from contracts import topology
-from ingest import api, api_edits, api_tenants
+from ingest import api, api_drafts, api_edits, api_tenants
 from ingest.batches import Batches
 from ingest.catalog import Catalog
 from ingest.documents import Documents
+from ingest.drafts import Drafts
 from ingest.edits import Edits
 from ingest.handlers import SOURCE, Handlers
 from ingest.seals import Seals
@@ -21,6 +22,7 @@ from ingest.settings import Settings
 from ingest.styles import Styles
 from ingest.tables import ANSWERS, OUTBOX
 from ingest.tenants import Tenants
+from ingest.training import Training
 from ingest.uploads import Uploads
 from runtime import postgres, service
 from runtime.idempotency import Answers
@@ -30,7 +32,7 @@ from runtime.outbox import Outbox
 from runtime.sandbox import Sandbox
 from runtime.settle import consume_batches, subscribe
 
-ROUTERS = (api.router, api_edits.router, api_tenants.router, api_tenants.internal)
+ROUTERS = (api_drafts.router, api.router, api_edits.router, api_tenants.router, api_tenants.internal)
 
 
 @contextlib.asynccontextmanager
@@ -58,9 +60,11 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             outbox, styles = Outbox(engine, OUTBOX, nc.jetstream()), Styles(engine, objects)
             catalog, batches = Catalog(orchestrator), Batches(orchestrator)
             seals = Seals(objects, catalog, [one.strip() for one in settings.sealed_tenants.split(",")])
+            drafts = Drafts(engine, objects, settings.upload_bytes_max)
             app.state.uploads = Uploads(
-                engine, outbox, objects, catalog, styles, batches, seals, settings.upload_bytes_max
+                engine, outbox, objects, catalog, styles, batches, seals, drafts, settings.upload_bytes_max
             )
+            app.state.drafts, app.state.training = drafts, Training(drafts, app.state.uploads, sandbox)
             app.state.edits = Edits(engine, outbox, styles, orchestrator)
             app.state.styles, app.state.objects, app.state.link_s = styles, objects, settings.link_s
             app.state.answers = Answers(engine, ANSWERS)
@@ -75,6 +79,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 app.state.answers.sweep_forever(),
                 seals.tidy_forever(engine),
                 outbox.sweep_forever(),
+                drafts.expire_forever(),
                 consume_batches(nc, topology.consumer("ingest-styles"), styles.succeeded),
             ):
                 yield

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from contracts.errors import error
 from contracts.uploads import Choices, Lane
+from ingest.pairing import Role
 from ingest.styles import KINDS, NAME
+from runtime.http import storable
+
+
+def _bare(name: str) -> str:
+    """A file's name without the folders before it."""
+    return storable(re.split(r"[/\\]", name)[-1].strip())
+
+
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_bare)]
 
 
 class Options(Choices):
@@ -23,9 +34,13 @@ class Options(Choices):
     )
     batch: UUID | None = Field(default=None, description="id of the batch that the job belongs to")
     lane: Lane | None = Field(default=None, description="who goes first; default: interactive, in a batch bulk")
+    draft: UUID | None = Field(default=None, description="id of the style's draft that the photo is for; no job then")
+    role: Role | None = Field(default=None, description="in its draft: before or after the edit")
+    file_name: FileName | None = Field(default=None, description="in its draft: the name by which it finds its pair")
 
 
-NOT_OPTIONS: Final = {"pipeline", "batch", "lane"}  # these are about the job, the others about what it makes
+# These are about the upload and its job, the others about what that makes.
+NOT_OPTIONS: Final = {"pipeline", "batch", "lane", "draft", "role", "file_name"}
 CHANGEABLE: Final = tuple(Choices.model_fields)  # what another version of an upload may have otherwise
 
 
@@ -67,7 +82,7 @@ def read_options(fields: Mapping[str, Any]) -> Options:
     except ValidationError as problem:
         wrong = ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors())
         raise error("REQUEST_INVALID", wrong) from problem
-    if (options.style_name is not None) != (options.pipeline in KINDS):
+    if options.draft is None and (options.style_name is not None) != (options.pipeline in KINDS):
         what = "needs a name for the style that it makes" if options.pipeline in KINDS else "makes no style"
         raise error("REQUEST_INVALID", f"style_name: this pipeline {what}")
     return options

@@ -35,7 +35,7 @@ UPLOADS: Final = Table(
     "uploads",
     METADATA,
     Column("id", Uuid, primary_key=True),
-    Column("job_id", Uuid, nullable=False, unique=True),
+    Column("job_id", Uuid, unique=True),  # null: a photo of a draft
     Column("tenant", Text, nullable=False),
     Column("pipeline", Text, nullable=False),
     Column("key", Text, nullable=False, unique=True),
@@ -63,6 +63,40 @@ VERSIONS: Final = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("version > 1", name="version_from_2"),
     UniqueConstraint("upload_id", "version"),
+)
+
+DRAFTS: Final = Table(
+    "drafts",  # styles that are to be learnt, of photos that come one by one
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("lane", Text),
+    Column("state", Text, nullable=False),
+    Column("claim", Uuid),  # whoever packs it just now
+    Column("claimed_until", DateTime(timezone=True)),
+    Column("job_id", Uuid),
+    Column("upload_id", Uuid),  # the archive that it has become
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("state IN ('open', 'packing', 'trained')", name="state_known"),
+    CheckConstraint("(state = 'packing') = (claim IS NOT NULL)", name="claimed_while_packing"),
+    CheckConstraint("(claim IS NULL) = (claimed_until IS NULL)", name="claimed_for_a_while"),
+    CheckConstraint("(state = 'trained') = (job_id IS NOT NULL)", name="trained_by_a_job"),
+    Index(None, "expires_at"),
+)
+
+DRAFT_PHOTOS: Final = Table(
+    "draft_photos",
+    METADATA,
+    Column("upload_id", Uuid, ForeignKey(UPLOADS.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("draft_id", Uuid, ForeignKey(DRAFTS.c.id, ondelete="CASCADE"), nullable=False),
+    Column("role", Text, nullable=False),
+    Column("name", Text, nullable=False),  # personal text: it is gone once the draft is trained
+    Column("taken_at", Text),
+    Column("looked", Boolean, nullable=False, server_default=false()),  # whether its time was looked for
+    CheckConstraint("role IN ('before', 'after')", name="role_known"),
+    Index(None, "draft_id"),
 )
 
 EVERYBODY: Final = ""  # no tenant has this name: whose the built-in styles are

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -29,8 +29,9 @@ from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
 from ingest import store
 from ingest.batches import Batches
 from ingest.catalog import Catalog
+from ingest.drafts import Drafts
 from ingest.intake import judge_length
-from ingest.options import ANY, NOT_OPTIONS, Form, Options, batch_of, read_options
+from ingest.options import ANY, NOT_OPTIONS, TRAINING, Form, Options, batch_of, read_options
 from ingest.receive import receive
 from ingest.seals import Seals
 from ingest.storing import Stored, refuse
@@ -66,15 +67,15 @@ def key_of(upload_id: UUID) -> str:
 
 
 class UploadAnswer(BaseModel):
-    """What came in, and the job that works on it. `trace_id` finds everything that happens to it.
+    """What came in, and the job that works on it: none on a photo of a draft. `trace_id` finds all that happens to it.
 
     `duplicate`: its batch has this content and takes it once; this is the upload, and the job, that were there.
     """
 
     upload_id: UUID
-    job_id: UUID
+    job_id: UUID | None
     trace_id: str | None
-    status: Status
+    status: Status | None
     original: ObjectRef
     duplicate: bool = False
 
@@ -90,6 +91,7 @@ class Uploads:
     styles: Styles
     batches: Batches
     seals: Seals
+    drafts: Drafts
     bytes_max: int
 
     async def admit(self, tenant: str, declared: int | None) -> None:
@@ -155,9 +157,13 @@ class Uploads:
                 lane=options.lane,
                 received_at=clock.now(),
             )
-            message = _message(received)
+            messages = [_message(received)]
+            if asked.draft:  # it is kept, but there is no job yet, and nobody is told
+                received, messages = received.model_copy(update={"job_id": None}), []
             async with self.engine.connect() as conn:
-                winner, answer = await self._insert(conn, idempotency_key, fingerprint, received, message, duplicates)
+                winner, answer = await self._insert(
+                    conn, idempotency_key, fingerprint, received, messages, asked, duplicates
+                )
                 if winner:
                     await conn.rollback()
                 else:
@@ -178,7 +184,7 @@ class Uploads:
         if answer.duplicate:
             await self.published(answer.upload_id)
         else:
-            await self.outbox.flush([message])
+            await self.outbox.flush(messages)
             log.info("upload.received", job=str(received.job_id), size=original.size, media_type=original.media_type)
         return answer
 
@@ -194,6 +200,8 @@ class Uploads:
                 SERVICE_UNAVAILABLE (of the batch).
         """
         options, _ = await self._asked(tenant, fields)
+        if options.draft:
+            await self.drafts.check(tenant, options)
         await self.catalog.accepts(options.pipeline)
         if options.style:
             await self.styles.meant(tenant, options.style)
@@ -205,6 +213,8 @@ class Uploads:
 
     async def _asked(self, tenant: str, fields: Mapping[str, str]) -> tuple[Options, Duplicates]:
         """The upload's own fields, what they leave open as its batch sets it; and how that takes a content twice."""
+        if fields.get("draft"):
+            return read_options({**fields, "pipeline": str(TRAINING.pipeline)}), "keep"
         batch_id = batch_of(fields)
         if batch_id is None:
             return read_options(fields), "keep"
@@ -227,6 +237,8 @@ class Uploads:
 
     async def _pinned(self, tenant: str, options: Options, media_type: str) -> tuple[Options, dict[str, ObjectRef]]:
         """The options with the style's version, and the objects that the job will read: pinned at this moment."""
+        if options.draft:
+            return options, {}
         accepts = await self.catalog.accepts(options.pipeline)
         if accepts is not None and media_type not in accepts:
             raise error("MEDIA_TYPE_UNSUPPORTED", f"{options.pipeline} takes {', '.join(sorted(accepts))}")
@@ -241,14 +253,17 @@ class Uploads:
         idempotency_key: str | None,
         fingerprint: str,
         received: UploadReceived,
-        message: Outgoing,
+        messages: Sequence[Outgoing],
+        asked: Options,
         duplicates: Duplicates,
     ) -> tuple[store.Answered | None, UploadAnswer]:
         """Insert what came in. Returns what another request with this key was answered, if one was first, and the
         answer to this one: of a content that the batch has, the upload that it has of it. Raises DUPLICATE_UPLOAD."""
         tenant, answer = received.tenant, _answer(received)
         if await store.insert_upload(conn, received, sole=duplicates != "keep"):
-            await self.outbox.add(conn, [message])
+            if asked.draft:
+                await self.drafts.keep(conn, received, asked)
+            await self.outbox.add(conn, messages)
         else:
             if idempotency_key and (winner := await store.answered(conn, tenant, idempotency_key)):
                 return winner, answer  # the content is there because this very request was made before
@@ -273,7 +288,7 @@ def _answer(received: UploadReceived) -> UploadAnswer:
         upload_id=received.upload_id,
         job_id=received.job_id,
         trace_id=telemetry.trace_id(telemetry.traceparent()),
-        status=Status.QUEUED,
+        status=Status.QUEUED if received.job_id else None,
         original=received.original,
     )
 

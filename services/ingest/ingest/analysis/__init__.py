@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ingest.analysis.photo import analyze
+from ingest.analysis.photo import analyze, taken_at
 
-__all__ = ["analyze"]
+__all__ = ["analyze", "taken_at"]

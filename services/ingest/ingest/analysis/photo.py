@@ -19,6 +19,11 @@ from ingest.analysis.signs import find_signs
 from ingest.analysis.wires import find_wires
 
 
+def taken_at(data: bytes) -> str | None:
+    """When a photo was taken, as its camera wrote it. Only the header is read. Raises as `analyze` does."""
+    return exif.captured_at(read_header(data).image)
+
+
 def analyze(data: bytes) -> dict[str, Any]:
     """Facts of one photo: plain JSON values, coordinates normalised 0..1 to the oriented image.
 
