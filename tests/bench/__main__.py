@@ -1,10 +1,11 @@
-"""`just bench [idle|orchestration|flat|bridge|photos]`: figures of the whole stack, started on free ports.
+"""`just bench [idle|orchestration|flat|bridge|streams|photos]`: figures of the whole stack, started on free ports.
 `just bench analysis|detection|lut|gpu|cost|ocr|style [OPTIONS]`: one part, no stack; `--help` tells its options.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
     flat            CPU and time per job while the number of jobs grows to 100,000 (takes many minutes)
     bridge          what the bridge adds to a call on Modal, and how many calls one process watches
+    streams         a thousand clients follow a thousand jobs: how soon each is told, and what that costs
     photos          seconds per phase of the demo set, and photos/s
     analysis        CPU milliseconds of each part of the analysis of a 24 MP photo
     detection       precision and recall of the power line and exit sign detectors, over a known truth
@@ -35,7 +36,7 @@ from console.client import Connection
 from stack import control, demo
 from stack.home import Home
 from stack.ports import anywhere
-from tests.bench import bridge, orchestration, peers
+from tests.bench import bridge, orchestration, peers, streams
 
 IDLE_S = 20.0
 JOBS, SINGLES = 3000, 200
@@ -131,6 +132,7 @@ def main() -> None:
         "orchestration": noop,
         "flat": flat,
         "bridge": lambda home: asyncio.run(bridge.measure(home, home.path)),
+        "streams": lambda home: asyncio.run(streams.measure(home)),
         "photos": photos,
     }
     if strangers := set(wanted) - set(known):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from runtime import postgres
 from runtime.objects import Objects
 from runtime.outbox import Outgoing
 from runtime.settle import Delivery
+from tests.integration.conftest import until
 from tests.integration.wire import Site, served
 
 KEY, OTHER_KEY, OPERATORS_KEY = "a-key-of-the-tests-1", "a-key-of-the-tests-2", "a-key-of-the-tests-3"
@@ -120,3 +123,27 @@ async def all_of(client: httpx.AsyncClient, job_id: UUID, after: str | None = No
     """Every event until the stream ends by itself."""
     async with asyncio.timeout(20), following(client, job_id, after) as events:
         return [one async for one in events]
+
+
+@asynccontextmanager
+async def process(given: dict[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+    """Output as a process of its own, ready; killed in the end if it is still there."""
+    env = {"PATH": os.environ["PATH"], "MALLOC_ARENA_MAX": "2", **given}
+    child = await asyncio.create_subprocess_exec(sys.executable, "-m", "output", env=env)
+    key = given["SAFELIGHT_API_KEYS"].partition(":")[2]
+    url = f"http://127.0.0.1:{given['SAFELIGHT_HTTP_PORT']}"
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
+
+        async def ready() -> bool:
+            try:
+                return (await client.get("/ready")).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        try:
+            await until(ready)
+            yield child, client
+        finally:
+            if child.returncode is None:
+                child.kill()
+            await child.wait()

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import standardwebhooks
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from output.settings import Settings
 from tests.integration.conftest import SettingsOf, until
-from tests.integration.output_desk import KEYS, desk, project
+from tests.integration.output_desk import KEYS, desk, process, project
 from tests.servers.endpoints import endpoints
 from tests.servers.fixtures import EnvironmentOf
 from tests.unit.output.stories import Story
@@ -31,44 +26,20 @@ def failed() -> Story:
     return Story().begins().fails("analyze", "IMAGE_CORRUPT")
 
 
-@asynccontextmanager
-async def process(given: dict[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    """Output as a process of its own, ready; killed in the end if it is still there."""
-    env = {"PATH": os.environ["PATH"], **given, **OPENED}
-    child = await asyncio.create_subprocess_exec(sys.executable, "-m", "output", env=env)
-    key = given["SAFELIGHT_API_KEYS"].partition(":")[2]
-    url = f"http://127.0.0.1:{given['SAFELIGHT_HTTP_PORT']}"
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
-
-        async def ready() -> bool:
-            try:
-                return (await client.get("/ready")).status_code == 200
-            except httpx.HTTPError:
-                return False
-
-        try:
-            await until(ready)
-            yield child, client
-        finally:
-            if child.returncode is None:
-                child.kill()
-            await child.wait()
-
-
 async def test_a_process_that_is_killed_loses_nothing_and_ids_stay(
     prepared: object, environment_of: EnvironmentOf, engine_of: Callable[[str], AsyncEngine]
 ) -> None:
     engine, given = engine_of("output"), environment_of("output")
     async with endpoints() as there:
         there.scripts["/hook"].append("hang")
-        async with process(given) as (child, client):
+        async with process(given | OPENED) as (child, client):
             webhook: dict[str, Any] = (await client.post("/v1/webhooks", json={"url": there.url("/hook")})).json()
             await project(engine, failed().events)
             await until(lambda: there.heard["/hook"])
             child.kill()  # asked, and not answered
             await child.wait()
         await project(engine, failed().events)  # committed, and nobody is there to tell it
-        async with process(given) as (_, client):
+        async with process(given | OPENED) as (_, client):
             await until(lambda: len(there.heard["/hook"]) == 3)
             await client.delete(f"/v1/webhooks/{webhook['id']}")
     first, *rest = there.heard["/hook"]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.errors import Transient, error
+from contracts.errors import error
 from contracts.jobs import Status
 from output import groups, store
 from output.listen import News
 from output.opened import opened
+from output.streams import Topic, follow
 from output.views import GroupedPhotoView, GroupsView, GroupView, ItemPage, JobPage, JobView, VersionsView
 from runtime.http import LINKED, Asker, Caller, Tenant, link_response, responses
 
@@ -25,9 +25,7 @@ router = APIRouter(prefix="/v1/jobs")
 batches = APIRouter(prefix="/v1/batches")
 
 SETTLE_S = 2.0  # a job's first event may be a moment behind the upload's answer: wait so long before saying 404
-HEARTBEAT_S = 15.0  # proxies close silent streams
-AWAY_S = 1.0  # a reader's pause when the database does not answer
-EVENTS_A_READ = 200
+T = TypeVar("T")
 
 Limit = Annotated[int, Query(ge=1, le=200)]
 Whose = Annotated[str | None, Query(max_length=64, description="whose; operators have to say it")]
@@ -88,27 +86,36 @@ async def list_items(
     return found
 
 
-@router.get(
-    "/{job_id}/events",
-    response_class=StreamingResponse,
-    responses={
-        200: {"description": "Server-sent events until the job has ended", "content": {"text/event-stream": {}}},
-        **responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"),
-    },
-)
-async def stream_events(
-    request: Request,
-    caller: Caller,
-    job_id: UUID,
-    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,18}$")] = None,
-) -> Response:
+LastEventId = Annotated[str | None, Header(pattern=r"^[0-9]{1,18}$")]
+_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "Server-sent events until it has ended", "content": {"text/event-stream": {}}},
+    **responses("UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "REQUEST_INVALID"),
+}
+
+
+@router.get("/{job_id}/events", response_class=StreamingResponse, responses=_STREAM)
+async def stream_events(request: Request, caller: Caller, job_id: UUID, last_event_id: LastEventId = None) -> Response:
     """Everything that happens to the job, as it happens; with `Last-Event-ID`, all that came after that one."""
-    job = await _job(request, caller, job_id)
     after = int(last_event_id or 0)
-    if job.status.is_terminal and not await _events(request, job_id, after):
+    found = await _settled(request, job_id, lambda conn: store.followed_job(conn, caller.tenant, job_id, after))
+    return _following(request, Topic(job_id), after, found)
+
+
+@batches.get("/{batch_id}/events", response_class=StreamingResponse, responses=_STREAM)
+async def stream_batch(
+    request: Request, caller: Caller, batch_id: UUID, last_event_id: LastEventId = None, tenant: Whose = None
+) -> Response:
+    """Everything that happens to a batch and to its jobs, until the batch has ended; as the stream of one job."""
+    whose, after = _whose(caller, tenant), int(last_event_id or 0)
+    found = await _settled(request, batch_id, lambda conn: store.followed_batch(conn, whose, batch_id, after))
+    return _following(request, Topic(batch_id, whose), after, found)
+
+
+def _following(request: Request, topic: Topic, after: int, found: store.Followed) -> Response:
+    if found.over and not found.lacks:
         return Response(status_code=204)  # tells a browser's EventSource to stop reconnecting
-    stream = _stream(request, job_id, after)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    stream = follow(request.app.state.streams, topic, after)
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
@@ -192,13 +199,18 @@ def _whose(caller: Asker, tenant: str | None) -> str:
 
 async def _job(request: Request, caller: Asker, job_id: UUID) -> JobView:
     """The job; waits a moment for one that was accepted just now. Raises NOT_FOUND."""
+    return await _settled(request, job_id, lambda conn: store.job(conn, caller.tenant, job_id))
+
+
+async def _settled(request: Request, id_: UUID, read: Callable[[AsyncConnection], Awaitable[T | None]]) -> T:
+    """What is read of a job or batch; one that was accepted just now is waited for a moment. Raises NOT_FOUND."""
     engine: AsyncEngine = request.app.state.engine
     news: News = request.app.state.news
-    with news.of(job_id) as event:
+    with news.of(id_) as event:
         for wait_s in (SETTLE_S, 0.0):
             event.clear()
             async with engine.connect() as conn:
-                found = await store.job(conn, caller.tenant, job_id)
+                found = await read(conn)
             if found:
                 return found
             try:
@@ -206,49 +218,3 @@ async def _job(request: Request, caller: Asker, job_id: UUID) -> JobView:
             except TimeoutError:
                 continue
     raise error("NOT_FOUND")
-
-
-async def _events(request: Request, job_id: UUID, after: int) -> list[store.StoredEvent]:
-    engine: AsyncEngine = request.app.state.engine
-    async with engine.connect() as conn:
-        return await store.events_after(conn, job_id, after, EVENTS_A_READ)
-
-
-async def _stream(request: Request, job_id: UUID, after: int) -> AsyncIterator[str]:
-    news: News = request.app.state.news
-    draining: asyncio.Event = request.app.state.draining
-    yield "retry: 1000\n\n"
-    with news.of(job_id) as event:
-        while not draining.is_set():
-            event.clear()
-            try:
-                ended = await _has_ended(request, job_id)  # asked first: the last event may come between the two reads
-                found = await _events(request, job_id, after)
-            except Transient:  # the database is away: the reader waits with us, for a page would not ask again
-                yield ": still here\n\n"
-                await _either(event, draining, AWAY_S)
-                continue
-            for one in found:
-                after = one.id
-                yield f"id: {one.id}\nevent: {one.type}\ndata: {json.dumps(one.data)}\n\n"
-            if ended and not found:
-                return
-            if not found and not await _either(event, draining, HEARTBEAT_S):
-                yield ": still here\n\n"
-
-
-async def _has_ended(request: Request, job_id: UUID) -> bool:
-    engine: AsyncEngine = request.app.state.engine
-    async with engine.connect() as conn:
-        return await store.has_ended(conn, job_id)
-
-
-async def _either(one: asyncio.Event, other: asyncio.Event, most_s: float) -> bool:
-    """Wait for one of two events. False when neither came in time."""
-    waits = [asyncio.ensure_future(event.wait()) for event in (one, other)]
-    try:
-        done, _ = await asyncio.wait(waits, timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-    return bool(done)

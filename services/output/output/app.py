@@ -17,6 +17,7 @@ from output.paper import templates
 from output.projection import Projection
 from output.settings import Settings
 from output.signing import SigningKeys
+from output.streams import Streams
 from output.tables import ANSWERS, INBOX
 from output.webhooks import api as webhooks
 from output.webhooks.deliverer import Deliverer
@@ -46,10 +47,11 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         preload=["output.paper.searchable", "output.paper.fields"],
     )
     bell = Bell()
-    news = News(url, bell)
+    streams = Streams(engine)
+    news = News(url, bell, streams)
     keys, open_ = SigningKeys.read(settings.signing_keys.get_secret_value()), outside.allowed(settings)
     deliverer = Deliverer(engine, keys, open_, bell, settings.webhook_timeout_s, settings.webhook_lease_s)
-    app.state.engine, app.state.objects, app.state.news = engine, objects, news
+    app.state.engine, app.state.objects, app.state.news, app.state.streams = engine, objects, news, streams
     app.state.link_s, app.state.signing, app.state.open = settings.link_s, keys, open_
     try:
         async with service.nats_broker(app, settings, SOURCE) as (broker, nc):
@@ -68,6 +70,8 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 deliverer.deliver_forever(),
                 deliverer.prune_forever(),
                 news.listen_forever(),
+                streams.read_forever(),
+                streams.close_when(app.state.draining),
                 inbox.prune_forever(engine, INBOX, topology.EVENTS),
             ):
                 yield

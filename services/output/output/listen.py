@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
@@ -17,6 +18,9 @@ import asyncpg
 from output.projection import NOTIFY
 from output.webhooks.telling import NOTIFY as NOTIFY_DELIVERIES
 from runtime import logs
+
+if TYPE_CHECKING:
+    from output.streams import Streams
 
 RECONNECT_S = 1.0
 CHECK_S = 30.0
@@ -36,32 +40,33 @@ class Bell:
     def clear(self) -> None:
         self._rung.clear()
 
-    async def wait(self, most_s: float) -> None:
-        """Until it is rung, for so long at most."""
+    async def wait(self, most_s: float | None) -> None:
+        """Until it is rung, for so long at most; None: however long that is."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(most_s):
                 await self._rung.wait()
 
 
 class News:
-    """Readers of job events, by job; `deliveries` is rung when there are new ones."""
+    """Who waits for a job or batch to be there; `streams` hear what is new, `deliveries` is rung when there are any."""
 
-    def __init__(self, postgres_url: str, deliveries: Bell) -> None:
+    def __init__(self, postgres_url: str, deliveries: Bell, streams: Streams) -> None:
         self._url = postgres_url
         self._deliveries = deliveries
+        self._streams = streams
         self._waiting: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
 
     @contextlib.contextmanager
-    def of(self, job_id: UUID) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the job may have news. Clear it, then read, then wait."""
+    def of(self, id_: UUID) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the job or batch may have news. Clear it, then read, then wait."""
         event = asyncio.Event()
-        self._waiting[job_id].add(event)
+        self._waiting[id_].add(event)
         try:
             yield event
         finally:
-            self._waiting[job_id].discard(event)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
+            self._waiting[id_].discard(event)
+            if not self._waiting[id_]:
+                del self._waiting[id_]
 
     async def listen_forever(self) -> None:
         """Keep the connection until cancelled."""
@@ -90,15 +95,16 @@ class News:
             await asyncio.sleep(RECONNECT_S)
 
     def _heard(self, _conn: object, _pid: int, _channel: str, payload: object) -> None:
-        if not self._waiting:
-            return  # while nobody reads, news cost nothing
         told = str(payload)
         for at in range(0, len(told), ID_DIGITS):
-            for event in self._waiting.get(UUID(told[at : at + ID_DIGITS]), ()):
+            id_ = UUID(told[at : at + ID_DIGITS])
+            self._streams.heard(id_)
+            for event in self._waiting.get(id_, ()):
                 event.set()
 
     def _wake_all(self) -> None:
         self._deliveries.ring()
+        self._streams.look_everywhere()
         for events in self._waiting.values():
             for event in events:
                 event.set()

@@ -129,8 +129,10 @@ class Projection:
             await _update_jobs(conn, [job for id_, job in jobs.items() if id_ in known])
             await _save_phases(conn, pictures)
             of_batches = [(d, e) for d, e in read if d.subject in BATCHES and d.message_id in fresh]
-            lines = [_Line(e.job_id, jobs[e.job_id].batch_id, e.TYPE, body) for e, body in news]
-            lines += [_Line(None, e.batch_id, e.TYPE, d.body) for d, e in of_batches]
+            lines = [
+                _Line(job.id, job.batch_id, job.tenant, e.TYPE, body) for e, body in news if (job := jobs[e.job_id])
+            ]
+            lines += [_Line(None, e.batch_id, e.tenant, e.TYPE, d.body) for d, e in of_batches]
             await _tell(conn, lines)
             await telling.jobs(conn, told, self.base_url)
             await telling.batches(conn, of_batches, self.base_url, self.key_id)
@@ -142,6 +144,7 @@ class _Line:
 
     job: UUID | None
     batch: UUID | None
+    tenant: str
     type: str
     body: bytes
 
@@ -206,12 +209,13 @@ _SAVE_PHASES: Final = (
 )
 # Who tells waits until those before are committed: a reader who has seen an id has seen all that are smaller, from
 # however many processes they come. Taken last, it is held for the commit alone.
-_IN_TURN: Final = f"SELECT pg_advisory_xact_lock(hashtextextended('{NOTIFY}', 0))"
+IN_TURN: Final = f"SELECT pg_advisory_xact_lock(hashtextextended('{NOTIFY}', 0))"
 _TELL: Final = (
-    "WITH news AS (INSERT INTO output.events (job_id, batch_id, type, data) "
-    f"SELECT job_id, batch_id, type, body::jsonb - '{UNTOLD}'::text[] FROM unnest($1::uuid[], $2::uuid[], $3::text[], "
-    "$4::text[]) WITH ORDINALITY AS told (job_id, batch_id, type, body, n) ORDER BY n) "
-    f"SELECT pg_notify('{NOTIFY}', whose) FROM unnest($5::text[]) AS whose"
+    "WITH news AS (INSERT INTO output.events (job_id, batch_id, tenant, type, data) "
+    f"SELECT job_id, batch_id, tenant, type, body::jsonb - '{UNTOLD}'::text[] "
+    "FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY "
+    "AS told (job_id, batch_id, tenant, type, body, n) ORDER BY n) "
+    f"SELECT pg_notify('{NOTIFY}', whose) FROM unnest($6::text[]) AS whose"
 )
 _JOB_VALUES: Final = attrgetter(*_JOB)
 _MOVING_VALUES: Final = attrgetter(*_MOVING)
@@ -243,11 +247,12 @@ async def _tell(conn: asyncpg.Connection, lines: Sequence[_Line]) -> None:
     if not lines:
         return
     whose = [id_.hex for id_ in {id_ for line in lines for id_ in (line.job, line.batch) if id_}]
-    await conn.execute(_IN_TURN)
+    await conn.execute(IN_TURN)
     await conn.execute(
         _TELL,
         [line.job for line in lines],
         [line.batch for line in lines],
+        [line.tenant for line in lines],
         [line.type for line in lines],
         [line.body.decode() for line in lines],
         ["".join(whose[at : at + NOTIFIED_MOST]) for at in range(0, len(whose), NOTIFIED_MOST)],

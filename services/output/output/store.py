@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, exists, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from contracts.batches import BatchEnded
 from contracts.errors import error
 from contracts.jobs import Status
 from contracts.phases import ItemId
@@ -25,15 +26,6 @@ from output.views import ItemPage, JobPage, JobView, VersionsView, item_view, jo
 ORIGINAL: Final = "original"
 PHOTOS_MOST: Final = 20_000  # of a batch: comparing them takes seconds, and no shoot has as many
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """One line of a job's event stream."""
-
-    id: int
-    type: str
-    data: dict[str, Any]
 
 
 async def job(conn: AsyncConnection, tenant: str | None, job_id: UUID) -> JobView | None:
@@ -188,21 +180,27 @@ async def photos(conn: AsyncConnection, tenant: str, batch_id: UUID) -> list[Row
     return list(await conn.execute(query))
 
 
-async def has_ended(conn: AsyncConnection, job_id: UUID) -> bool:
-    """Whether no more events of the job are to be expected, but for those that come late."""
-    status = (await conn.execute(select(JOBS.c.status).where(JOBS.c.id == job_id))).scalar_one()
-    return Status(status).is_terminal
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What somebody wants to follow. `over`: no more lines are to be expected; `lacks`: some are after their place."""
+
+    over: bool
+    lacks: bool
 
 
-async def events_after(conn: AsyncConnection, job_id: UUID, after: int, most: int) -> list[StoredEvent]:
-    """A job's events with a greater id, oldest first."""
-    rows = await conn.execute(
-        select(EVENTS.c.id, EVENTS.c.type, EVENTS.c.data)
-        .where(EVENTS.c.job_id == job_id, EVENTS.c.id > after)
-        .order_by(EVENTS.c.id)
-        .limit(most)
-    )
-    return [StoredEvent(row.id, row.type, row.data) for row in rows]
+async def followed_job(conn: AsyncConnection, tenant: str | None, job_id: UUID, after: int) -> Followed | None:
+    """A job as who follows it finds it. None when there is none that this tenant may see."""
+    lacks = exists().where(EVENTS.c.job_id == JOBS.c.id, EVENTS.c.id > after)
+    row = (await conn.execute(select(JOBS.c.status, lacks).where(*_mine(tenant, job_id)))).one_or_none()
+    return Followed(Status(row[0]).is_terminal, row[1]) if row else None
+
+
+async def followed_batch(conn: AsyncConnection, tenant: str, batch_id: UUID, after: int) -> Followed | None:
+    """A tenant's batch as who follows it finds it. None when nothing is known of it."""
+    lines = (EVENTS.c.batch_id == batch_id, EVENTS.c.tenant == tenant)
+    ended, lacks = exists().where(*lines, EVENTS.c.type == BatchEnded.TYPE), exists().where(*lines, EVENTS.c.id > after)
+    known, *row = (await conn.execute(select(exists().where(*lines), ended, lacks))).one()
+    return Followed(*row) if known else None
 
 
 def cursor_of(*place: str) -> str:

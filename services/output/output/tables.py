@@ -91,6 +91,7 @@ EVENTS: Final = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("job_id", Uuid),  # null for what happens to a batch itself
     Column("batch_id", Uuid),
+    Column("tenant", Text),  # whose batch: two tenants may name the same
     Column("type", Text, nullable=False),
     Column("data", JSONB, nullable=False),
     CheckConstraint("job_id IS NOT NULL OR batch_id IS NOT NULL", name="whose"),
