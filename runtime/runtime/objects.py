@@ -25,6 +25,7 @@ from minio.error import MinioException, S3Error
 
 from contracts import sealed
 from contracts.errors import error
+from runtime import tls
 from runtime.settings import S3Settings
 from runtime.vault import Vault, masters, sealing_key
 
@@ -349,6 +350,7 @@ def _client(settings: S3Settings, endpoint: str) -> Minio:
         region=settings.s3_region,  # given, so that presigning asks nobody
         secure=where.scheme == "https",
         http_client=urllib3.PoolManager(
+            ssl_context=tls.context(settings.s3_ca_file) if where.scheme == "https" else None,
             maxsize=THREADS + STREAMS,
             timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
             retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),

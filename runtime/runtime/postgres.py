@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from contracts.errors import Transient, error
+from runtime import tls
 
 # Constraint names that migrations can rely on.
 _NAMES = {
@@ -62,15 +63,17 @@ def create_engine(
     server_settings = {"application_name": f"safelight-{service}"}
     if transaction_idle_s is not None:
         server_settings["idle_in_transaction_session_timeout"] = str(round(transaction_idle_s * 1000))  # in ms
+    bare, context = tls.of_database(url)
+    encrypted = {} if context is None else {"ssl": context}
     engine = create_async_engine(
-        driver_url(url),
+        driver_url(bare),
         poolclass=_Pool,
         pool_size=connections_kept,
         max_overflow=connections_max - connections_kept,
         pool_pre_ping=pre_ping,
         pool_timeout=10,
         hide_parameters=True,  # what a statement was given is nothing for a log
-        connect_args={"server_settings": server_settings, "timeout": 5},
+        connect_args={"server_settings": server_settings, "timeout": 5, **encrypted},
     )
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "handle_error", _lost)

@@ -6,8 +6,14 @@ credential it has no use for. Secrets are SecretStr: they never appear in a log 
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, field_validator
+import ssl
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from runtime import tls
 
 
 class _Part(BaseSettings):
@@ -35,17 +41,39 @@ class KeysSettings(_Part):
 
 
 class NatsSettings(_Part):
-    """The broker and this service's own account on it."""
+    """The broker and this service's own account on it. `tls://` with the files of `tls`: see there."""
 
     nats_url: str = "nats://127.0.0.1:4222"
     nats_user: str | None = None
     nats_password: SecretStr | None = None
+    nats_ca_file: Path | None = None
+    nats_cert_file: Path | None = None
+    nats_key_file: Path | None = None
+
+    @property
+    def nats_tls(self) -> ssl.SSLContext | None:
+        """The context of a `tls://` broker."""
+        if not self.nats_url.startswith("tls://"):
+            return None
+        return tls.context(self.nats_ca_file, self.nats_cert_file, self.nats_key_file)
+
+    @model_validator(mode="after")
+    def _half_a_lock_is_none(self) -> Self:
+        if self.nats_ca_file and not self.nats_url.startswith("tls://"):
+            raise ValueError("nats_ca_file is set, and nats_url does not begin with tls://")
+        return self
 
 
 class PostgresSettings(_Part):
-    """The database as this service's own role: postgresql://role:password@host:port/database."""
+    """The database as this service's own role: postgresql://role:password@host:port/database[?sslmode=verify-full]."""
 
     postgres_url: SecretStr
+
+    @field_validator("postgres_url")
+    @classmethod
+    def _can_be_reached(cls, url: SecretStr) -> SecretStr:
+        tls.of_database(url.get_secret_value())
+        return url
 
 
 class S3Settings(_Part):
@@ -60,7 +88,14 @@ class S3Settings(_Part):
     s3_region: str = "us-east-1"
     s3_access_key: SecretStr
     s3_secret_key: SecretStr
+    s3_ca_file: Path | None = None
     master_keys: SecretStr = SecretStr("")
+
+    @model_validator(mode="after")
+    def _half_a_lock_is_none(self) -> Self:
+        if self.s3_ca_file and not self.s3_endpoint.startswith("https://"):
+            raise ValueError("s3_ca_file is set, and s3_endpoint does not begin with https://")
+        return self
 
     @field_validator("master_keys")
     @classmethod

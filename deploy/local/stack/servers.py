@@ -249,6 +249,15 @@ def greets(port: int, greeting: bytes) -> bool:
         return False
 
 
+def accepts_tcp(port: int) -> bool:
+    """Whether anybody listens on this port of ours."""
+    try:
+        with socket.create_connection((HOST, port), 1):
+            return True
+    except OSError:
+        return False
+
+
 def accepts(port: int) -> bool:
     """Whether a PostgreSQL on this port of ours takes connections."""
     command = (str(postgres_programs() / "pg_isready"), "-q", "-h", HOST, "-p", str(port), "-t", "1")

@@ -21,11 +21,10 @@ from nats.aio.client import Client
 from pydantic import SecretStr
 from sqlalchemy import MetaData
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from runtime import migrate, topology
 from runtime.objects import Objects
-from runtime.postgres import driver_url
+from runtime.postgres import create_engine, driver_url
 from runtime.settings import NatsSettings, S3Settings
 from stack.styles import write_styles
 
@@ -78,7 +77,7 @@ async def setup(settings: SetupSettings) -> list[str]:
     """
     done = await prepare_database(settings)
     for room in ROOMS:
-        engine = create_async_engine(settings.role_url(room))
+        engine = create_engine(settings.role_url(room), service="setup")
         try:
             before, after = await migrate.upgrade(engine, room.package, room.schema)
         finally:
@@ -109,7 +108,7 @@ async def check_topology(settings: NatsSettings) -> None:
 
 async def draft_migration(settings: SetupSettings, room: Room) -> str:
     """The body of the room's next `upgrade()`: what its tables in code have and its schema has not."""
-    engine = create_async_engine(settings.role_url(room))
+    engine = create_engine(settings.role_url(room), service="setup")
     try:
         return await migrate.draft(engine, room.metadata)
     finally:
@@ -119,7 +118,15 @@ async def draft_migration(settings: SetupSettings, room: Room) -> str:
 @contextlib.asynccontextmanager
 async def _broker(settings: NatsSettings) -> AsyncIterator[Client]:
     password = settings.nats_password.get_secret_value() if settings.nats_password else None
-    nc = await nats.connect(settings.nats_url, user=settings.nats_user, password=password, connect_timeout=5)
+    context = settings.nats_tls
+    nc = await nats.connect(
+        settings.nats_url,
+        user=settings.nats_user,
+        password=password,
+        connect_timeout=5,
+        tls=context,
+        tls_handshake_first=context is not None,
+    )
     try:
         yield nc
     finally:

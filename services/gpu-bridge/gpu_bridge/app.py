@@ -32,7 +32,10 @@ def providers(settings: Settings) -> list[Provider]:
     """Those that this process is set up for. An SDK is loaded only where its provider is."""
     found: list[Provider] = [
         LocalProvider(
-            workers=settings.local_workers, memory_bytes=settings.local_memory_bytes, idle_s=settings.local_idle_s
+            workers=settings.local_workers,
+            memory_bytes=settings.local_memory_bytes,
+            idle_s=settings.local_idle_s,
+            authorities=settings.s3_ca_file,
         )
     ]
     if settings.box:
@@ -41,6 +44,7 @@ def providers(settings: Settings) -> list[Provider]:
                 weights=settings.weights_dir,
                 allow_noncommercial=settings.allow_noncommercial,
                 idle_s=settings.local_idle_s,
+                authorities=settings.s3_ca_file,
             )
         )
     if settings.modal_app:

@@ -17,7 +17,7 @@ import asyncpg
 
 from output.projection import NOTIFY
 from output.webhooks.telling import NOTIFY as NOTIFY_DELIVERIES
-from runtime import logs
+from runtime import logs, tls
 
 if TYPE_CHECKING:
     from output.streams import Streams
@@ -71,11 +71,12 @@ class News:
     async def listen_forever(self) -> None:
         """Keep the connection until cancelled."""
         lost = asyncio.Event()
+        bare, context = tls.of_database(self._url)
         while True:
             lost.clear()
             try:
                 conn = await asyncpg.connect(
-                    self._url, timeout=5, server_settings={"application_name": "safelight-news"}
+                    bare, timeout=5, ssl=context, server_settings={"application_name": "safelight-news"}
                 )
                 try:
                     conn.add_termination_listener(lambda _: lost.set())

@@ -42,9 +42,10 @@ log = logs.get()
 class _Worker:
     """One child process and the calls it serves, one at a time. `arguments` are those of `python -m gpu_functions`."""
 
-    def __init__(self, arguments: tuple[str, ...], variables: tuple[str, ...]) -> None:
+    def __init__(self, arguments: tuple[str, ...], variables: tuple[str, ...], authorities: Path | None) -> None:
         self._arguments = arguments
         self._variables = variables
+        self._more = {"SSL_CERT_FILE": str(authorities)} if authorities else {}
         self._process: asyncio.subprocess.Process | None = None
         self.idle_since = 0.0
 
@@ -82,7 +83,7 @@ class _Worker:
                 *self._arguments,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env={name: os.environ[name] for name in self._variables if name in os.environ},
+                env={name: os.environ[name] for name in self._variables if name in os.environ} | self._more,
                 limit=LINE_BYTES_MAX,
             )
         return self._process
@@ -107,11 +108,20 @@ class LocalProvider:
     """At most `workers` calls at once; more wait for a free child, and their deadlines run.
 
     `memory_bytes`: address space of a child. A child that was idle for `idle_s` is retired. An
-    answer can be asked for again for `kept_s` after it was taken.
+    answer can be asked for again for `kept_s` after it was taken. `authorities`: whose certificates storage may show.
     """
 
-    def __init__(self, *, workers: int, memory_bytes: int, idle_s: float, kept_s: float = KEPT_S) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int,
+        memory_bytes: int,
+        idle_s: float,
+        kept_s: float = KEPT_S,
+        authorities: Path | None = None,
+    ) -> None:
         self.name = "local"
+        self._authorities = authorities
         self.capabilities = OWN_CPU
         self._arguments: tuple[str, ...] = ("--memory-bytes", str(memory_bytes))
         self._variables: tuple[str, ...] = KEPT_VARIABLES
@@ -173,7 +183,7 @@ class LocalProvider:
             return Broken("CALL_DEADLINE")
         try:
             async with asyncio.timeout(left_s), self._free:
-                worker = self._idle.pop() if self._idle else _Worker(self._arguments, self._variables)
+                worker = self._idle.pop() if self._idle else self._fresh()
                 try:
                     response = await worker.run(request, running)
                 except BaseException:
@@ -191,6 +201,9 @@ class LocalProvider:
         except Exception as problem:  # such as no child that can be started
             log.error("local.call_failed", error=type(problem).__name__)
             return Broken("CALL_LOST")
+
+    def _fresh(self) -> _Worker:
+        return _Worker(self._arguments, self._variables, self._authorities)
 
     def _over(self, handle: str, running: _Running) -> None:
         running.news.set()
@@ -229,8 +242,16 @@ class BoxProvider(LocalProvider):
     uses; the card's own memory is its limit.
     """
 
-    def __init__(self, *, weights: Path | None, allow_noncommercial: bool, idle_s: float, workers: int = 1) -> None:
-        super().__init__(workers=workers, memory_bytes=0, idle_s=idle_s)
+    def __init__(
+        self,
+        *,
+        weights: Path | None,
+        allow_noncommercial: bool,
+        idle_s: float,
+        workers: int = 1,
+        authorities: Path | None = None,
+    ) -> None:
+        super().__init__(workers=workers, memory_bytes=0, idle_s=idle_s, authorities=authorities)
         self.name = "box"
         self.capabilities = OWN_GPU
         self._arguments = (
