@@ -42,6 +42,7 @@ class Room(Served):
 
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.versions: dict[str, list[dict[str, Any]]] = {}
         self.asked: list[tuple[str, str]] = []
         self.refusal: SafelightError | None = None
         self._streams: dict[str, asyncio.Queue[str]] = {}
@@ -95,6 +96,10 @@ class Room(Served):
         @app.get("/v1/jobs/{job_id}")
         async def job(job_id: str) -> dict[str, Any]:
             return self.jobs[job_id]
+
+        @app.get("/v1/jobs/{job_id}/versions")
+        async def versions(job_id: str) -> dict[str, Any]:
+            return {"upload_id": job_id, "versions": self.versions.get(job_id, [])}
 
         @app.get("/v1/jobs/{job_id}/events")
         async def events(job_id: str) -> StreamingResponse:
@@ -244,6 +249,23 @@ async def test_a_job_that_succeeded_has_nothing_to_ask_for(page: Page, room: tup
     await expect(detail.get_by_role("heading", name="Phases")).to_be_visible()
     for name in ("Pause", "Resume", "Cancel", "Retry"):
         await expect(detail.get_by_role("button", name=name)).to_have_count(0)
+
+
+async def test_the_versions_of_a_photo_stand_side_by_side_and_open_each_other(
+    page: Page, room: tuple[Room, str]
+) -> None:
+    served, _ = room
+    ids = [served.job(0x75000000 + n << 96, Status.SUCCEEDED) for n in range(2)]
+    asked = [{"style": "mono@1", "crop": "1:1"}, {"style": None, "crop": "1:1"}]
+    both = [{"job_id": ids[n], "version": n + 1, "status": "succeeded", "options": asked[n]} for n in range(2)]
+    served.versions = dict.fromkeys(ids, both)
+    detail = await opened(page, await entered(page, ids[0]))
+    versions = detail.locator(".versions button")
+    await expect(versions).to_have_text(["1 style mono@1, crop 1:1", "2 style none"])
+    await expect(detail.locator("[aria-current]")).to_contain_text("1 style")
+    await versions.nth(1).click()
+    await expect(detail.get_by_role("heading", level=2)).to_have_text(ids[1][:8])
+    await expect(detail.locator("[aria-current]")).to_contain_text("2 style")
 
 
 # -- what events make of a job ---------------------------------------------------------------

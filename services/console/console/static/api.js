@@ -45,6 +45,7 @@ async function ask(path, options = {}) {
 const json = async (path) => (await ask(path)).json();
 
 export const readJob = (id) => json(`/v1/jobs/${encodeURIComponent(id)}`);
+export const readVersions = async (id) => (await json(`/v1/jobs/${encodeURIComponent(id)}/versions`)).versions;
 export const readJobs = (query) => json(`/v1/jobs?${new URLSearchParams(query)}`);
 
 /** Asks for `cancel`, `pause`, `resume` or `retry` of a job. The answer names the decision that was made. */

@@ -3,6 +3,7 @@
 import { act, link } from "./api.js";
 import { badge, errorLine, phaseRow, previews, titleOf, waitLine } from "./card.js";
 import { byId, el } from "./dom.js";
+import { versions } from "./versions.js";
 import { bytes, DEGRADED, isOver, itemsText, MARKS, seconds, secondsOf, stateOf } from "./words.js";
 
 const SHOWABLE = ["web.webp", "web.jpg"]; // the large variant, in a format that every browser shows
@@ -29,7 +30,8 @@ export function update(job) {
   if (open.over !== isOver(job)) {
     open.over = isOver(job);
     open.live = el("div");
-    open.body.replaceChildren(...[pictures(job), acts(job), open.live].filter(Boolean));
+    const others = isOver(job) ? versions(job, (other) => show(other, open.acted)) : null;
+    open.body.replaceChildren(...[pictures(job), others, acts(job), open.live].filter(Boolean));
   }
   open.live.replaceChildren(
     ...[head(job), waitLine(job), errorLine(job.error), phases(job), outputs(job), facts(job)].filter(Boolean),
