@@ -43,7 +43,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     sandbox = Sandbox(
         workers=settings.analysis_workers,
         memory_bytes=settings.analysis_memory_bytes,
-        preload=["ingest.analysis", "ingest.pages.pictures"],
+        preload=["ingest.analysis.warm", "ingest.pages.pictures"],
     )
     pdfs = Sandbox(
         workers=settings.documents_workers,

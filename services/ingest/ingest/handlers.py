@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
 SOURCE: Final = "ingest"
-ENGINE: Final = "analyze.blazeface-classical@2"
+ENGINE: Final = "analyze.blazeface-classical@3"
 log = logs.get()
 
 

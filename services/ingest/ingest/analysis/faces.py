@@ -48,6 +48,8 @@ TILE_SIDES: Final = (560, 380)  # pixels: a face of 36, then of 24, is 12 of the
 SMALL: Final = 70  # pixels of width: where there is such a face there is a group, with smaller ones: look closer
 TILE_OVERLAP: Final = 0.15  # of it, at least: larger faces than this are seen in the whole picture
 TILED_FROM: Final = 1.3  # times the tile; below, the whole picture says as much
+BLANK_CELL: Final = 4  # pixels of the network's input
+BLANK_MAX: Final = 10  # levels between neighbouring cells, below which there is nothing to see
 LANDMARKS: Final = 6  # right eye, left eye, nose, mouth, right ear, left ear; right and left are the person's
 
 
@@ -103,10 +105,12 @@ def _search(rgb: Pixels, window: _Window, score_min: float) -> Floats:
     left, top, w, h = window
     scale = INPUT / max(w, h)
     size = max(1, round(w * scale)), max(1, round(h * scale))
-    canvas = np.zeros((INPUT, INPUT, 3), np.float32)
-    small = cv2.resize(rgb[top : top + h, left : left + w], size, interpolation=cv2.INTER_AREA)
-    canvas[: size[1], : size[0]] = small / np.float32(127.5) - 1
-    rows = _decode(*_forward(canvas.transpose(2, 0, 1)[None]), score_min)
+    small = np.asarray(cv2.resize(rgb[top : top + h, left : left + w], size, interpolation=cv2.INTER_AREA), np.uint8)
+    if _is_blank(small):
+        return _empty()
+    blob = np.zeros((1, 3, INPUT, INPUT), np.float32)
+    blob[..., : size[1], : size[0]] = cv2.dnn.blobFromImage(small, 1 / 127.5, mean=(127.5, 127.5, 127.5))
+    rows = _decode(*_forward(blob), score_min)
     rows[:, 1:] = rows[:, 1:] / scale + _per_point(left, top)
     # A box that touches an inner border belongs to a face that another window sees entire.
     kept = (
@@ -138,6 +142,15 @@ def _second_look(rgb: Pixels, row: Floats) -> Floats:
     right, bottom = min(width, int(x + half) + 1), min(height, int(y + half) + 1)
     rows = _search(rgb, _Window(left, top, right - left, bottom - top), SCORE_MIN)
     return rows[_iou(row, rows) > OVERLAP_MAX]
+
+
+def _is_blank(small: Pixels) -> bool:
+    """Whether nothing stands out from its surroundings in what the network would see: sky, a wall, darkness."""
+    # At 12 pixels of width, the least that is found, a face is 3 of these, and its eyes and hair differ from its skin.
+    height, width = small.shape[:2]
+    cells = cv2.resize(small, (-(-width // BLANK_CELL), -(-height // BLANK_CELL)), interpolation=cv2.INTER_AREA)
+    edges = [np.abs(np.diff(cells.astype(np.int16), axis=axis)).max(initial=0) for axis in (0, 1)]
+    return bool(max(edges) < BLANK_MAX)
 
 
 @cache

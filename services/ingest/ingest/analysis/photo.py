@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
+import numpy as np
+
 from ingest.analysis import exif
 from ingest.analysis.alike import phash
 from ingest.analysis.cull import cull
-from ingest.analysis.decode import decode, read_header
+from ingest.analysis.decode import Pixels, decode, read_header
 from ingest.analysis.eyes import judge
 from ingest.analysis.faces import find_faces
 from ingest.analysis.horizon import horizon
@@ -31,10 +34,7 @@ def analyze(data: bytes) -> dict[str, Any]:
     IMAGE_CORRUPT (wherever in the file the damage is).
     """
     header = read_header(data)
-    photo = decode(data, header)
-    grey = at_size(photo.grey)
-    sharp, light, grain = blur(grey), exposure(grey), noise(grey)
-    faces = judge(photo.rgb, find_faces(photo.rgb))
+    seen = looked_at(decode(data, header).rgb)
     return {
         "width": header.width,
         "height": header.height,
@@ -44,12 +44,22 @@ def analyze(data: bytes) -> dict[str, Any]:
         "color_profile": exif.color_profile(header.image),
         "captured_at": exif.captured_at(header.image),
         "camera": exif.camera(header.image),
+        **seen,
+    }
+
+
+def looked_at(rgb: Pixels) -> dict[str, Any]:
+    """What the pixels (H, W, 3) of an upright proxy show."""
+    grey = at_size(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8))
+    sharp, light, grain = blur(grey), exposure(grey), noise(grey)
+    faces = judge(rgb, find_faces(rgb))
+    return {
         "blur": sharp,
         "exposure": light,
         "noise": grain,
         "horizon": horizon(grey),
         "phash": phash(grey),
         "faces": faces,
-        "detections": [*find_wires(photo.rgb), *find_signs(photo.rgb)],
+        "detections": [*find_wires(rgb), *find_signs(rgb)],
         "cull": cull(sharp["score"], light["score"], grain["score"], faces),
     }

@@ -50,6 +50,10 @@ COLOURED: Final = (110, 60)  # least saturation and value of 255: a printed or l
 LIGHT: Final = (80, 150)  # most saturation and least value: white, grey or yellowed by lamp light
 LIGHT_MIN: Final = 0.04  # of a candidate must be light: thin letters on a tilted plate are 0.07
 HEIGHT_MIN: Final = 14  # pixels: the letters of a lower plate run together
+SPECK_SIDE: Final = 9  # pixels around one that say whether it is a speck
+SPECK_SHARE: Final = 0.12  # of them that are coloured too: in thin letters a quarter is
+PLATE_MIN: Final = (12, 10)  # pixels, upright: what turned by TILT_MAX may be left of a plate of HEIGHT_MIN
+WORD_MIN: Final = (8, 6)  # and of the letters on it
 UPRIGHT: Final = 48  # pixels of height at which letters are looked at: strokes are then 3 to 8 wide
 TILT_MAX: Final = 20  # degrees
 ASPECT: Final = (1.2, 5.0)  # width to height: EXIT is 2:1, SORTIE 3:1
@@ -60,6 +64,7 @@ FILLED_MIN: Final = 0.85  # of the plate's rectangle is inside its outline
 RIM: Final = 0.05  # of the plate's height is left off all around: it is blurred into what lies behind
 CUTS: Final = (1.0, 0.75, 0.5, 1.25, 1.5)  # of Otsu's threshold: blur joins letters at one and opens them at another
 CONTRAST_MIN: Final = 60  # levels of saturation between letters and plate
+SPREAD_MIN: Final = 14.0  # deviation of saturation: of two parts that far apart, the smaller being 6 %
 LETTERS: Final = (3, 7)
 LETTER_HEIGHT: Final = (0.3, 0.92)  # of the plate's
 ROW_MIN: Final = 0.45  # of the plate's width that the row of letters fills
@@ -70,9 +75,14 @@ def find_signs(rgb: Pixels) -> list[dict[str, Any]]:
     height, width = rgb.shape[:2]
     hsv = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV), np.uint8)
     boxes: list[_Box] = []
+    judged: set[tuple[bytes, bool]] = set()  # one word is often found with more than one gap
     for plate in _plates(hsv):
+        same = plate.outline.tobytes(), plate.coloured_letters
         box = _Box(*cv2.boundingRect(plate.outline))
-        if not any(_same(box, other) for other in boxes) and _is_sign(plate, hsv):
+        if same in judged or any(_same(box, other) for other in boxes):
+            continue
+        judged.add(same)
+        if _is_sign(plate, hsv):
             boxes.append(box)
     size = np.array([width, height, width, height])
     return [
@@ -84,22 +94,23 @@ def _plates(hsv: Pixels) -> list[_Plate]:
     """Coloured rectangles, then what surrounds a row of coloured parts."""
     found = []
     for name in HUES:
-        mask = _of_hue(hsv, name)
-        if not mask.any():
+        mask = _without_specks(_of_hue(hsv, name))
+        if not cv2.hasNonZero(mask):
             continue
-        found += [_Plate(outline, False) for outline in _contours(mask)]
+        found += [_Plate(outline, False) for outline in _contours(mask, PLATE_MIN)]
         for gap in LETTER_GAPS:
             joined = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((1, gap), np.uint8))
-            found += [_Plate(_around(word), True) for word in _contours(np.asarray(joined, np.uint8))]
+            found += [_Plate(_around(word), True) for word in _contours(np.asarray(joined, np.uint8), WORD_MIN)]
     found.sort(key=lambda plate: plate.coloured_letters)
     return [plate for plate in found if _plate_like(plate.outline, hsv.shape[0] * hsv.shape[1])]
 
 
-def _contours(mask: Mask) -> list[NDArray[np.int32]]:
-    """Outer outlines of the parts of a mask that are high enough for letters."""
+def _contours(mask: Mask, least: tuple[int, int]) -> list[NDArray[np.int32]]:
+    """Outer outlines of the parts of a mask that are at least so wide and so high."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    tall = (c for c in contours if len(c) >= 4 and cv2.boundingRect(c)[3] > HEIGHT_MIN * LETTER_HEIGHT[0])
-    return [np.asarray(contour, np.int32) for contour in tall]
+    # Specks are most of them, and have few corners: a part that is large enough has more than four, or is a rectangle.
+    boxes = ((contour, cv2.boundingRect(contour)) for contour in contours if len(contour) >= 4)
+    return [np.asarray(contour, np.int32) for contour, box in boxes if box[2] >= least[0] and box[3] >= least[1]]
 
 
 def _around(word: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -112,7 +123,14 @@ def _around(word: NDArray[np.int32]) -> NDArray[np.int32]:
 def _of_hue(hsv: Pixels, name: str) -> Mask:
     saturation, value = COLOURED
     masks = [cv2.inRange(hsv, (low, saturation, value), (high, 255, 255)) for low, high in HUES[name]]
-    return np.asarray(np.bitwise_or.reduce(masks), np.uint8)
+    mask = masks[0] if len(masks) == 1 else cv2.bitwise_or(*masks)
+    return np.asarray(mask, np.uint8)
+
+
+def _without_specks(mask: Mask) -> Mask:
+    """The mask but for pixels that are nearly alone: grain and leaves are most of what would have to be looked at."""
+    crowded = cv2.threshold(cv2.blur(mask, (SPECK_SIDE, SPECK_SIDE)), 255 * SPECK_SHARE, 255, cv2.THRESH_BINARY)[1]
+    return np.asarray(cv2.bitwise_and(mask, crowded), np.uint8)
 
 
 def _rectangle(outline: NDArray[np.int32]) -> tuple[tuple[float, float], float, float, float]:
@@ -141,6 +159,8 @@ def _is_sign(plate: _Plate, hsv: Pixels) -> bool:
     hsv = np.ascontiguousarray(hsv[box.y : box.y + box.height, box.x : box.x + box.width])
     if np.count_nonzero(hsv[..., 2] >= LIGHT[1]) < LIGHT_MIN * box.width * box.height:
         return False  # before the costly turning: most candidates are roofs, dresses, berries
+    if cv2.meanStdDev(hsv[..., 1])[1].item() < SPREAD_MIN:
+        return False
     centre = (centre[0] - box.x, centre[1] - box.y)
     w, h = w - 2 * RIM * h, h - 2 * RIM * h
     scale = UPRIGHT / h
@@ -149,18 +169,16 @@ def _is_sign(plate: _Plate, hsv: Pixels) -> bool:
     # Hue is an angle and may not be interpolated near red; saturation and value may.
     size = round(w * scale), UPRIGHT
     upright = cv2.warpAffine(hsv, turn, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    hue = np.asarray(
-        cv2.warpAffine(hsv, turn, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE), np.uint8
-    )
     saturation = np.ascontiguousarray(upright[..., 1])
     level, coloured = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     pale = saturation[coloured == 0]
     vivid = saturation[coloured > 0]
     if not len(pale) or not len(vivid) or np.median(vivid) - np.median(pale) < CONTRAST_MIN:
         return False
-    safety = max((_of_hue(hue, name)[coloured > 0] > 0).mean() for name in HUES)
-    light = (upright[..., 2][coloured == 0] >= LIGHT[1]).mean()
-    if safety < 0.6 or light < 0.6:
+    if (upright[..., 2][coloured == 0] >= LIGHT[1]).mean() < 0.6:
+        return False
+    nearest = cv2.warpAffine(hsv, turn, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    if max((_of_hue(np.asarray(nearest, np.uint8), name)[coloured > 0] > 0).mean() for name in HUES) < 0.6:
         return False
     cuts = (np.asarray(saturation > level * cut, np.uint8) for cut in CUTS)
     return any(_is_word(cut if plate.coloured_letters else 1 - cut) for cut in cuts)

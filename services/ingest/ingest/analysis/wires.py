@@ -45,6 +45,7 @@ OBSTACLE_MAX: Final = 0.01  # of a column may be rough above a point in the sky:
 BROWN, BRIGHT = 50, 130  # wood, skin and soil are redder than blue by more and darker than a red evening sky
 SKY_MIN: Final = 0.04  # of the picture: below, there is no room for a wire across 35 % of it
 STRONG: Final = 14.0  # black-hat levels along a segment that make it a wire by itself
+GRAIN: Final = 8.0  # and below which it is left out where only a strong line is looked for
 FAINT: Final = 5.0  # and that let it join a wire
 FADED: Final = 0.3  # of its usual black-hat that a wire keeps where it is faintest
 SLOPE_MAX: Final = 1.2  # tan(50 degrees)
@@ -151,7 +152,9 @@ def _lines(thin: Pixels) -> Doubles:
 
 def _quick_lines(thin: Pixels) -> Doubles:
     """The same by Lee et al., "Outdoor place recognition using straight lines" (2014): links of Canny's edges."""
-    lines = cv2.ximgproc.createFastLineDetector(20, 2.0, 20, 60, 3, False).detect(cv2.convertScaleAbs(thin, alpha=4))
+    # Grain would be most of the edges, and makes no line that is strong.
+    clean = cv2.threshold(thin, GRAIN - 1, 0, cv2.THRESH_TOZERO)[1]
+    lines = cv2.ximgproc.createFastLineDetector(20, 2.0, 20, 60, 3, False).detect(cv2.convertScaleAbs(clean, alpha=4))
     return np.empty((0, 4)) if lines is None else np.asarray(lines, np.float64).reshape(-1, 4)
 
 
