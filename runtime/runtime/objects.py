@@ -12,16 +12,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import urlsplit
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import urllib3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from minio import Minio
+from minio import Minio, signer
+from minio.credentials.credentials import Credentials
+from minio.datatypes import Part
 from minio.error import MinioException, S3Error
+from minio.time import to_amz_date, utcnow
 
 from contracts import sealed
 from contracts.errors import error
@@ -45,11 +49,19 @@ class Reader(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
+class StoredPart(NamedTuple):
+    """One part of an object that is not whole yet; `size` in bytes."""
+
+    number: int
+    tag: str
+    size: int
+
+
 class Objects:
     """One bucket. Every method raises STORAGE_UNAVAILABLE when the store does not answer."""
 
     def __init__(self, settings: S3Settings) -> None:
-        self._bucket = settings.s3_bucket
+        self._bucket, self._region = settings.s3_bucket, settings.s3_region
         self._client = _client(settings, settings.s3_endpoint)
         self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
@@ -158,6 +170,12 @@ class Objects:
                 response.release_conn()
 
         return await self._run(read)
+
+    async def stream_as_it_lies(self, key: str) -> AsyncIterator[bytes]:
+        """The stored bytes piece by piece, in constant memory: a stranger's, which may only look sealed."""
+        _, size = await self._head(key)
+        async for piece in self._range(key, 0, size):
+            yield piece
 
     async def stream(self, key: str, first: int = 0, last: int | None = None) -> AsyncIterator[bytes]:
         """The content's bytes `first` to `last` (None: to its end), piece by piece, in constant memory.
@@ -273,6 +291,100 @@ class Objects:
         client = self._public if public else self._client
         return client.presigned_put_object(self._bucket, key, expires=lives)
 
+    # -- one object in parts, from several requests ------------------------------------------
+
+    async def begin_parts(self, key: str) -> str:
+        """Begin an object that comes in parts; returns what the store calls it until it is whole."""
+        headers: Any = {"Content-Type": "application/octet-stream"}
+        return await self._run(lambda: self._client._create_multipart_upload(self._bucket, key, headers))
+
+    async def put_part(self, key: str, parts_id: str, number: int, data: bytes) -> str:
+        """Store a part, from 1; a part of this number that is there is replaced. Returns its tag.
+
+        Raises:
+            SafelightError: OBJECT_MISSING when the object is whole already, or was given up.
+        """
+        return await self._run(
+            lambda: self._client._upload_part(self._bucket, key, data, None, parts_id, number), self._streams
+        )
+
+    async def parts(self, key: str, parts_id: str) -> list[StoredPart]:
+        """The parts that are there, by number. Raises OBJECT_MISSING as `put_part` does."""
+
+        def listed() -> list[StoredPart]:
+            found: list[StoredPart] = []
+            marker: str | None = None
+            while True:
+                page = self._client._list_parts(self._bucket, key, parts_id, part_number_marker=marker)
+                found += [StoredPart(one.part_number, one.etag, one.size or 0) for one in page.parts]
+                if not page.is_truncated:
+                    return found
+                marker = page.next_part_number_marker
+
+        return await self._run(listed)
+
+    async def finish_parts(self, key: str, parts_id: str, tags: Sequence[str]) -> None:
+        """Make the object whole of its parts 1, 2, 3... Again is fine. Raises OBJECT_MISSING when it was given up."""
+        parts = [Part(number, tag) for number, tag in enumerate(tags, 1)]
+
+        def finish() -> None:
+            try:
+                self._client._complete_multipart_upload(self._bucket, key, parts_id, parts)
+            except S3Error as problem:
+                if problem.code != "NoSuchUpload":
+                    raise
+                self._client.stat_object(self._bucket, key)  # whole already, or missing
+
+        await self._run(finish)
+
+    async def abandon_parts(self, key: str, parts_id: str) -> None:
+        """Give an object up that is not whole; its parts go. One that is not there is fine."""
+
+        def abandon() -> None:
+            try:
+                self._client._abort_multipart_upload(self._bucket, key, parts_id)
+            except S3Error as problem:
+                if problem.code not in _MISSING:
+                    raise
+
+        await self._run(abandon)
+
+    async def part_url(self, key: str, parts_id: str, number: int, lives: timedelta, headers: Mapping[str, str]) -> str:
+        """A link to write one part from outside, with exactly these headers (length, checksum): they are signed too."""
+        client = self._public
+        query: Any = {"partNumber": str(number), "uploadId": parts_id}
+        url = client._base_url.build(
+            method="PUT", region=self._region, bucket_name=self._bucket, object_name=key, query_params=query
+        )
+        assert client._provider is not None
+        return _presigned(url, client._provider.retrieve(), self._region, lives, headers)
+
+    # -- what nobody refers to any more ------------------------------------------------------
+
+    async def unfinished(self, folder: str) -> list[tuple[str, str, datetime]]:
+        """Objects in `folder` that are not whole: (key, what the store calls it, since when)."""
+
+        def listed() -> list[tuple[str, str, datetime]]:
+            found = self._client._list_multipart_uploads(self._bucket, prefix=folder, max_uploads=1000).uploads
+            return [
+                (one.object_name, one.upload_id, one.initiated_time)
+                for one in found
+                if one.upload_id and one.initiated_time
+            ]
+
+        return await self._run(listed)
+
+    async def aged(self, folder: str, before: datetime, after: str = "", limit: int = 1000) -> tuple[list[str], str]:
+        """Keys in `folder` (and folders in it) behind `after`: those last written `before`, and how far was looked."""
+
+        def listed() -> tuple[list[str], str]:
+            found = self._client.list_objects(self._bucket, folder, recursive=True, start_after=after or None)
+            page = [one for one in islice(found, limit) if not one.is_dir]
+            keys = [str(one.object_name) for one in page if one.last_modified and one.last_modified < before]
+            return keys, str(page[-1].object_name) if page else ""
+
+        return await self._run(listed)
+
     async def _head(self, key: str) -> tuple[bytes, int]:
         """The first bytes of an object, enough to tell whether it is sealed, and its size as it lies there."""
 
@@ -338,7 +450,27 @@ class _Sealing:
         return given
 
 
-_MISSING: Final = frozenset({"NoSuchKey", "NoSuchObject"})
+_MISSING: Final = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchUpload"})
+
+
+def _presigned(url: SplitResult, who: Credentials, region: str, lives: timedelta, headers: Mapping[str, str]) -> str:
+    """AWS's "Authenticating Requests: Using Query Parameters" (version 4); the SDK's own signs no header but Host."""
+    at = utcnow()
+    scope = signer._get_scope(at, region, "s3")
+    signed = {"host": url.netloc, **headers}
+    query = [
+        *parse_qsl(url.query),
+        ("X-Amz-Algorithm", signer.SIGN_V4_ALGORITHM),
+        ("X-Amz-Credential", f"{who.access_key}/{scope}"),
+        ("X-Amz-Date", to_amz_date(at)),
+        ("X-Amz-Expires", str(round(lives.total_seconds()))),
+        ("X-Amz-SignedHeaders", ";".join(sorted(signed))),
+    ]
+    url = url._replace(query=urlencode(query, quote_via=quote, safe=""))
+    request, _ = signer._get_canonical_request_hash("PUT", url, signed, "UNSIGNED-PAYLOAD")
+    key = signer._get_signing_key(who.secret_key, at, region, "s3")
+    signature = signer._get_signature(key, signer._get_string_to_sign(at, scope, request))
+    return urlunsplit(url._replace(query=f"{url.query}&X-Amz-Signature={signature}"))
 
 
 def _client(settings: S3Settings, endpoint: str) -> Minio:

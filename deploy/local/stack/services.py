@@ -53,6 +53,7 @@ _BEHIND: Final = ("ingest", "orchestrator", "gpu-bridge", "output")
 _ANALYSIS: Final = (
     "SEALED_TENANTS",
     "LINK_S",
+    "TRANSFER_S",
     "UPLOAD_BYTES_MAX",
     "ANALYSIS_WORKERS",
     "ANALYSIS_MEMORY_BYTES",

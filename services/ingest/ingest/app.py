@@ -23,6 +23,9 @@ from ingest.styles import Styles
 from ingest.tables import ANSWERS, OUTBOX
 from ingest.tenants import Tenants
 from ingest.training import Training
+from ingest.transfers import Transfers
+from ingest.tus import api as tus_api
+from ingest.tus.server import Tus
 from ingest.uploads import Uploads
 from runtime import postgres, service
 from runtime.idempotency import Answers
@@ -32,7 +35,14 @@ from runtime.outbox import Outbox
 from runtime.sandbox import Sandbox
 from runtime.settle import consume_batches, subscribe
 
-ROUTERS = (api_drafts.router, api.router, api_edits.router, api_tenants.router, api_tenants.internal)
+ROUTERS = (
+    api_drafts.router,
+    api.router,
+    tus_api.router,
+    api_edits.router,
+    api_tenants.router,
+    api_tenants.internal,
+)
 
 
 @contextlib.asynccontextmanager
@@ -66,6 +76,8 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             )
             app.state.drafts, app.state.training = drafts, Training(drafts, app.state.uploads, sandbox)
             app.state.edits = Edits(engine, outbox, styles, orchestrator)
+            transfers = Transfers(engine, settings.transfer_s)
+            app.state.tus = Tus(app.state.uploads, transfers, objects)
             app.state.styles, app.state.objects, app.state.link_s = styles, objects, settings.link_s
             app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]

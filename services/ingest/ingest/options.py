@@ -77,6 +77,8 @@ def batch_of(fields: Mapping[str, str]) -> UUID | None:
 
 def read_options(fields: Mapping[str, Any]) -> Options:
     """The options that these fields spell. Raises REQUEST_INVALID, which never holds a value."""
+    if not fields.keys() <= Options.model_fields.keys():
+        raise error("REQUEST_INVALID", "There is a field that is not known.")
     try:
         options = Options.model_validate(fields)
     except ValidationError as problem:

@@ -13,13 +13,14 @@ MIB = 1024 * 1024
 class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
     """From the environment. `orchestrator_url` is asked which pipelines there are.
 
-    `link_s` is how long a signed link to a style's files works. `sealed_tenants`: whose every upload is sealed,
-    `tenant,tenant` or `*`.
+    `link_s` is how long a signed link to a style's files works, `transfer_s` how long an upload in pieces may rest.
+    `sealed_tenants`: whose every upload is sealed, `tenant,tenant` or `*`.
     """
 
     orchestrator_url: str = "http://127.0.0.1:8002"
     sealed_tenants: str = ""
     link_s: int = Field(default=900, ge=1, le=7 * 24 * 3600)
+    transfer_s: int = Field(default=24 * 3600, ge=1)
     upload_bytes_max: int = Field(default=BYTES_MAX_DEFAULT, gt=0)
     analysis_workers: int = Field(default=2, ge=1, le=64)
     analysis_memory_bytes: int = Field(default=3 * 1024 * MIB, gt=0)

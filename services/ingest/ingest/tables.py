@@ -22,7 +22,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from runtime.idempotency import answers_table
 from runtime.outbox import outbox_table
@@ -171,6 +171,39 @@ KEYS: Final = Table(
         name="scopes_of_its_kind",
     ),
     Index(None, "tenant", "created_at"),
+)
+
+TRANSFERS: Final = Table(
+    "transfers",  # files that come in pieces, over several requests: see ingest.transfers
+    METADATA,
+    Column("id", Uuid, primary_key=True),  # the upload's, if it becomes one
+    Column("tenant", Text, nullable=False),
+    Column("way", Text, nullable=False),
+    Column("fields", JSONB, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("offset", BigInteger, nullable=False, server_default=text("0")),  # bytes that are safe
+    Column("parts_id", Text),  # what the store calls the object until it is whole
+    Column("part_bytes", BigInteger),  # of a session, whose parts are all of this size but the last
+    Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # of its parts 1, 2, 3...
+    Column("rest_key", Text),  # an object with the bytes that are too few for a part
+    Column("metadata", Text),  # tus: as it was sent, for it is to be repeated
+    Column("concat", Text),
+    Column("state", Text, nullable=False, server_default=text("'open'")),
+    Column("code", Text),
+    Column("upload_id", Uuid),
+    Column("job_id", Uuid),
+    Column("lease", Uuid),
+    Column("leased_until", DateTime(timezone=True)),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("way IN ('tus', 'session')", name="way"),
+    CheckConstraint("state IN ('open', 'complete', 'refused', 'expired')", name="state"),
+    CheckConstraint('size > 0 AND "offset" BETWEEN 0 AND size', name="offset_within"),
+    CheckConstraint("(state = 'refused') = (code IS NOT NULL)", name="refused_with_a_code"),
+    CheckConstraint("upload_id IS NULL OR state = 'complete'", name="upload_of_what_is_complete"),
+    CheckConstraint("job_id IS NULL OR upload_id IS NOT NULL", name="job_of_an_upload"),
+    CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name="leased_until_when"),
+    Index(None, "expires_at"),
+    Index(None, "tenant", "concat", unique=True, postgresql_where=text("concat LIKE 'final%'")),
 )
 
 OUTBOX: Final = outbox_table(METADATA)

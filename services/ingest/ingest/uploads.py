@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.artifacts import ObjectRef
 from contracts.batches import Duplicates
-from contracts.errors import error
+from contracts.errors import Permanent, error
 from contracts.jobs import Status
 from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
 from ingest import store
@@ -42,10 +42,6 @@ from runtime.outbox import Outbox, Outgoing, outgoing
 
 SOURCE: Final = "ingest"
 log = logs.get()
-
-Also = Callable[[AsyncConnection, UploadReceived], Awaitable[None]]
-"""What a way in commits together with the upload: that its own session or upload is over."""
-
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -78,6 +74,10 @@ class UploadAnswer(BaseModel):
     status: Status | None
     original: ObjectRef
     duplicate: bool = False
+
+
+Also = Callable[[AsyncConnection, UploadAnswer], Awaitable[None]]
+"""What a way in commits together with the upload: that its own transfer is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,11 @@ class Uploads:
         *,
         idempotency_key: str | None = None,
         also: Also | None = None,
+        again: bool = False,
     ) -> UploadAnswer:
         """Make an upload of a file that is stored, and its job. `also` is done in the same transaction.
+
+        `again`: the way can come back with the same object, which is removed only if it will never be accepted.
 
         Raises:
             SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN, BATCH_UNKNOWN, BATCH_CLOSED,
@@ -168,12 +171,13 @@ class Uploads:
                     await conn.rollback()
                 else:
                     if also:
-                        await also(conn, received.model_copy(update={"job_id": answer.job_id}))
+                        await also(conn, answer)
                     orphan = False  # an error of the commit itself does not tell whether it happened
                     await conn.commit()
-        except Exception:
+        except Exception as problem:
             if orphan:
-                await self._remove(arrival.original, original)
+                comes_again = again and not isinstance(problem, Permanent)
+                await self._remove(*(() if comes_again else (arrival.original,)), *((original,) if original.sealed else ()))
             raise
         if winner or answer.duplicate:
             await self._remove(arrival.original, original)
