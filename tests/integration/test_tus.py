@@ -151,7 +151,7 @@ async def test_a_creation_is_refused_with_its_reason(
 ) -> None:
     before = await ways.ask("SELECT count(*) FROM ingest.transfers")
     given = {"upload_length": "1000", **headers}
-    answer = await ways.tus("POST", content=b"text" if "content_length" in given else None, **given)
+    answer = await ways.tus("POST", TUS, b"text" if "content_length" in given else None, **given)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert answer.headers["Tus-Resumable"] == "1.0.0"
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -240,6 +240,7 @@ async def test_a_wrong_checksum_discards_parts_that_were_stored_already(ways: Wa
     assert (await ways.patch(where, 0, content[:MIB])).status_code == 204
     wrong = await ways.patch(where, MIB, content[MIB:], upload_checksum=checked("sha1", b"other"))
     assert (wrong.status_code, await ways.offset(where)) == (460, MIB)
+    assert f"unfinished uploads/{where[-36:]}" not in await ways.lying()
     right = await ways.patch(where, MIB, content[MIB:], upload_checksum=checked("sha1", content[MIB:]))
     assert right.status_code == 204
     assert (await ways.upload(right.headers["Safelight-Upload-Id"])).sha256 == sha256(content)

@@ -26,7 +26,7 @@ class Filling:
     def __init__(self, objects: Objects, transfer: Transfer, keep: Keep | None) -> None:
         self.transfer = transfer
         self._objects, self._keep = objects, keep
-        self._old_rest = transfer.rest_key
+        self._old_rest, self._known_id = transfer.rest_key, transfer.parts_id
         self._chunks: list[bytes] = []
         self._size = 0
         self._end = transfer.offset  # of the parts that are stored
@@ -63,11 +63,13 @@ class Filling:
         if self._old_rest and self._old_rest != self.transfer.rest_key:
             await self._objects.remove(self._old_rest)
 
-    async def stop(self) -> None:
-        """Wait for what is on its way, whatever becomes of it."""
-        if self._sending:
-            with contextlib.suppress(Exception):
+    async def give_up(self) -> None:
+        """Nothing more comes of it: wait for what is on its way, and drop an object that no row knows of."""
+        with contextlib.suppress(Exception):
+            if self._sending:
                 await self._sending[1]
+        if self.transfer.parts_id and self.transfer.parts_id != self._known_id:
+            await self._objects.abandon_parts(self.transfer.key, self.transfer.parts_id)
 
     @property
     def _in_parts(self) -> bool:
@@ -91,6 +93,7 @@ class Filling:
         self.transfer = replace(self.transfer, tags=(*self.transfer.tags, tag), offset=self._end, rest_key=None)
         if self._keep:
             await self._keep(self.transfer)
+            self._known_id = self.transfer.parts_id
 
     def _taken(self) -> bytes:
         data = b"".join(self._chunks)

@@ -35,6 +35,14 @@ RUNNING_MAX: Final = 1000  # hashes that wait for their file's next request: 1 k
 log = logs.get()
 
 
+class _Refused(Exception):
+    """The file is none that is taken, whatever else comes of it."""
+
+    def __init__(self, why: Permanent) -> None:
+        super().__init__(why)
+        self.why = why
+
+
 @dataclass(slots=True)
 class Tus:
     """The use cases."""
@@ -181,33 +189,34 @@ class Tus:
         renewed = clock()
         try:
             await filling.begin()
-            async for chunk in arriving(body):
-                at += len(chunk)
-                if at > found.size:
-                    raise error("UPLOAD_TOO_LARGE", "More bytes came than the upload has.")
-                if digest:
-                    digest.update(chunk)
-                if passing:
-                    try:
-                        passing.take(chunk)
-                    except Permanent as why:
-                        await filling.stop()
-                        await self._refuse(filling.transfer, token, why)
-                        raise
-                await filling.take(chunk)
-                if clock() - renewed > RENEW_S:
-                    await self.transfers.renew(found, token)
-                    renewed = clock()
-        except SafelightError as problem:
-            await filling.stop()
-            if problem.code != "UPLOAD_INCOMPLETE" or checksum:  # what cannot be checked is not kept
-                raise
-            left = problem
-        if digest and checksum and digest.digest() != checksum.digest:
-            await filling.stop()
-            raise error("CHECKSUM_MISMATCH")
-        after = await filling.settle(whole=at == found.size)
-        await keep(after)
+            try:
+                async for chunk in arriving(body):
+                    at += len(chunk)
+                    if at > found.size:
+                        raise error("UPLOAD_TOO_LARGE", "More bytes came than the upload has.")
+                    if digest:
+                        digest.update(chunk)
+                    if passing:
+                        self._pass(passing, chunk)
+                    await filling.take(chunk)
+                    if clock() - renewed > RENEW_S:
+                        await self.transfers.renew(found, token)
+                        renewed = clock()
+            except SafelightError as problem:
+                if problem.code != "UPLOAD_INCOMPLETE" or checksum:  # what cannot be checked is not kept
+                    raise
+                left = problem
+            if digest and checksum and digest.digest() != checksum.digest:
+                raise error("CHECKSUM_MISMATCH")
+            after = await filling.settle(whole=at == found.size)
+            await keep(after)
+        except _Refused as refused:
+            await filling.give_up()
+            await self._refuse(filling.transfer, token, refused.why)
+            raise refused.why from refused
+        except SafelightError:
+            await filling.give_up()
+            raise
         await filling.tidy()
         if passing:
             self._remember(found.id, passing)
@@ -243,6 +252,13 @@ class Tus:
                 await self._refuse(transfer, token, why)
                 raise
         return replace(transfer, state="complete", upload_id=answer.upload_id, job_id=answer.job_id)
+
+    @staticmethod
+    def _pass(passing: Passing, chunk: bytes) -> None:
+        try:
+            passing.take(chunk)
+        except Permanent as why:
+            raise _Refused(why) from why
 
     async def _refuse(self, transfer: Transfer, token: UUID, why: SafelightError) -> None:
         await self.transfers.refuse(transfer, token, why.code)
