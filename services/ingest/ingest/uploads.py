@@ -43,6 +43,7 @@ from runtime.outbox import Outbox, Outgoing, outgoing
 SOURCE: Final = "ingest"
 log = logs.get()
 
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A file whose bytes are all stored."""
