@@ -76,7 +76,7 @@ async def test_pieces_of_any_length_become_an_upload_with_its_job(ways: Ways, nc
     [event] = await told(nc, answer.headers["Safelight-Job-Id"])
     assert event.body["options"]["crop"] == "4:5"
     assert "a b.jpg" not in str(event)
-    assert [one for one in await ways.lying() if where[-36:] in one] == [row.key]
+    assert {one for one in await ways.lying() if where[-36:] in one} <= {row.key}
 
 
 async def test_a_file_may_come_with_its_creation(ways: Ways, nc: Client) -> None:

@@ -178,7 +178,9 @@ class Uploads:
         except Exception as problem:
             if orphan:
                 comes_again = again and not isinstance(problem, Permanent)
-                await self._remove(*(() if comes_again else (arrival.original,)), *((original,) if original.sealed else ()))
+                await self._remove(
+                    *(() if comes_again else (arrival.original,)), *((original,) if original.sealed else ())
+                )
             raise
         if winner or answer.duplicate:
             await self._remove(arrival.original, original)
