@@ -88,7 +88,11 @@ class Ingest:
         """(keys of the uploads' objects, keys that rows refer to)."""
         await self.site.quiet()
         found = await asyncio.to_thread(
-            lambda: {str(one.object_name) for one in self.bucket.list_objects("safelight", "uploads/")}
+            lambda: {
+                str(one.object_name)
+                for folder in ("uploads/", "originals/")  # as they came, and sealed
+                for one in self.bucket.list_objects("safelight", folder)
+            }
         )
         return found, {row.key for row in await self.ask("SELECT key FROM ingest.uploads")}
 
@@ -180,6 +184,8 @@ async def test_an_upload_becomes_an_object_a_row_and_one_event(ingest: Ingest, n
         "style_name": None,
         "variants": [{"name": "card", "format": "webp", "box": None, "widths": [320, 640], "quality": 80}],
         "color_profile": "srgb",
+        "languages": None,
+        "template": None,
     }
     lut = received.attachments["lut"]
     assert sha256(await ingest.objects.get(lut.key)) == lut.sha256
