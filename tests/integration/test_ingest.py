@@ -92,6 +92,7 @@ class Ingest:
                 str(one.object_name)
                 for folder in ("uploads/", "originals/")  # as they came, and sealed
                 for one in self.bucket.list_objects("safelight", folder)
+                if not one.is_dir
             }
         )
         return found, {row.key for row in await self.ask("SELECT key FROM ingest.uploads")}

@@ -150,12 +150,12 @@ class Drafts:
                 which = DRAFT_PHOTOS.c.upload_id == upload_id
                 await conn.execute(update(DRAFT_PHOTOS).where(which).values(taken_at=taken_at, looked=True))
 
-    async def trained(self, conn: AsyncConnection, id_: UUID, token: UUID, archive: UploadReceived) -> None:
+    async def trained(
+        self, conn: AsyncConnection, id_: UUID, token: UUID, upload_id: UUID, job_id: UUID | None
+    ) -> None:
         """Its photos are in an archive that has a job: they and their names go. Raises STATE_CONFLICT."""
         over = {"state": "trained", "claim": None, "claimed_until": None}
-        done = await conn.execute(
-            _claimed(id_, token).values(**over, job_id=archive.job_id, upload_id=archive.upload_id)
-        )
+        done = await conn.execute(_claimed(id_, token).values(**over, job_id=job_id, upload_id=upload_id))
         if done.rowcount != 1:
             raise error("STATE_CONFLICT", "another request has trained the draft meanwhile")
         await conn.execute(delete(UPLOADS).where(UPLOADS.c.id.in_(_photos_of(DRAFTS.c.id == id_))))

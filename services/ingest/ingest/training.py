@@ -15,7 +15,6 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.errors import SafelightError, error
-from contracts.uploads import UploadReceived
 from ingest.drafts import Draft, Drafts, Half
 from ingest.options import TRAINING
 from ingest.pairing import Matching, Photo, match
@@ -106,8 +105,8 @@ class Training:
             await file.abandon(problem)
             raise
 
-        async def trained(conn: AsyncConnection, received: UploadReceived) -> None:
-            await self.drafts.trained(conn, draft.id, token, received)
+        async def trained(conn: AsyncConnection, answer: UploadAnswer) -> None:
+            await self.drafts.trained(conn, draft.id, token, answer.upload_id, answer.job_id)
 
         fields = {"pipeline": TRAINING.pipeline or "", "style_name": draft.name}
         fields |= {"lane": draft.lane} if draft.lane else {}

@@ -177,10 +177,8 @@ class Uploads:
                     await conn.commit()
         except Exception as problem:
             if orphan:
-                comes_again = again and not isinstance(problem, Permanent)
-                await self._remove(
-                    *(() if comes_again else (arrival.original,)), *((original,) if original.sealed else ())
-                )
+                kept = arrival.original.key if again and not isinstance(problem, Permanent) else None
+                await self._remove(*(ref for ref in (arrival.original, original) if ref.key != kept))
             raise
         if winner or answer.duplicate:
             await self._remove(arrival.original, original)

@@ -38,7 +38,9 @@ def upgrade() -> None:
         sa.CheckConstraint("state IN ('open', 'complete', 'refused', 'expired')", name=op.f("ck_transfers_state")),
         sa.CheckConstraint('size > 0 AND "offset" BETWEEN 0 AND size', name=op.f("ck_transfers_offset_within")),
         sa.CheckConstraint("(state = 'refused') = (code IS NOT NULL)", name=op.f("ck_transfers_refused_with_a_code")),
-        sa.CheckConstraint("upload_id IS NULL OR state = 'complete'", name=op.f("ck_transfers_upload_of_what_is_complete")),
+        sa.CheckConstraint(
+            "upload_id IS NULL OR state = 'complete'", name=op.f("ck_transfers_upload_of_what_is_complete")
+        ),
         sa.CheckConstraint("job_id IS NULL OR upload_id IS NOT NULL", name=op.f("ck_transfers_job_of_an_upload")),
         sa.CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name=op.f("ck_transfers_leased_until_when")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_transfers")),
