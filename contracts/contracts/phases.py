@@ -24,7 +24,7 @@ Facts = dict[str, JsonValue]  # what a phase found out: numbers, boxes and names
 ItemId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # no dot: it stands inside a key
 
 
-def phase_key(job_id: UUID, phase: str, attempt: int, item: str | None = None) -> str:
+def phase_key(job_id: UUID | str, phase: str, attempt: int, item: str | None = None) -> str:
     """`job.phase.attempt`, with an item `job.phase.item.attempt`."""
     return f"{job_id}.{phase}.{item}.{attempt}" if item else f"{job_id}.{phase}.{attempt}"
 

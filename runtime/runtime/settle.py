@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -48,8 +48,8 @@ from contracts.message import (
     HEADER_SUBJECT,
     HEADER_TRACE,
 )
-from runtime import logs, telemetry
-from runtime.outbox import Outgoing, publish
+from runtime import logs, telemetry, wire
+from runtime.outbox import Outgoing, dressed, publish
 from runtime.vault import sealing
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def dead_letter(message: Msg, consumer: topology.Consumer, reason: Dead) -> Outg
         HEADER_DELIVERIES: str(message.metadata.num_delivered),
         HEADER_CONSUMER: consumer.name,
     }
-    return Outgoing(dead_id, f"dead.{message.subject}", headers, message.data)
+    return dressed(dead_id, f"dead.{message.subject}", headers, message.data)
 
 
 def _name(problem: Exception) -> str:
@@ -155,7 +155,7 @@ class SettleMiddleware(BaseMiddleware):
             ) as span,
             logs.work(headers.get(HEADER_SUBJECT, "")),
         ):
-            async with _in_progress([raw], row):
+            async with _in_progress(raw._client, row, [raw.reply.encode()]):
                 try:
                     with sealing(_sealed_under(raw.data)):
                         await call_next(msg)
@@ -195,13 +195,14 @@ def subscribe(
 
 
 @contextlib.asynccontextmanager
-async def _in_progress(messages: Sequence[Msg], consumer: topology.Consumer) -> AsyncIterator[None]:
+async def _in_progress(
+    nc: Client, consumer: topology.Consumer, replies: Sequence[bytes], waiting: Callable[[], Sequence[bytes]] = tuple
+) -> AsyncIterator[None]:
     async def beat() -> None:
         while True:
             await asyncio.sleep(consumer.ack_wait_s / 3)
-            for message in messages:
-                with contextlib.suppress(NatsError):
-                    await message.in_progress()
+            with contextlib.suppress(NatsError):
+                await wire.send(nc, [wire.answer(reply, Msg.Ack.Progress) for reply in (*replies, *waiting())])
 
     task = asyncio.create_task(beat())
     try:
@@ -223,23 +224,18 @@ def _attributes(message: Msg, consumer: topology.Consumer) -> dict[str, str | in
 # -- in batches -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """One message of a batch, before its body is trusted."""
+    """One message of a batch, before its body is trusted. `head` are its headers as they came over the wire."""
 
-    raw: Msg
-
-    @property
-    def subject(self) -> str:
-        return self.raw.subject
-
-    @property
-    def body(self) -> bytes:
-        return self.raw.data
+    subject: str
+    reply: bytes
+    head: bytes
+    body: bytes
 
     @property
     def headers(self) -> dict[str, str]:
-        return self.raw.headers or {}
+        return wire.headers_of(self.head)
 
     @property
     def message_id(self) -> str:
@@ -247,51 +243,110 @@ class Delivery:
 
         A message of a stranger, without one, goes by its Nats-Msg-Id, or by its place in the stream.
         """
-        known = self.headers.get(HEADER_ID) or self.headers.get(HEADER_MESSAGE_ID)
-        return known or f"{self.raw.metadata.stream}.{self.sequence}"
+        known = wire.value_of(self.head, _ID) or wire.value_of(self.head, _MESSAGE_ID)
+        return known or f"{self.message().metadata.stream}.{self.sequence}"
+
+    @property
+    def key(self) -> str:
+        """The work that it is about: `job`, `job.phase.attempt`. Empty for a message of a stranger."""
+        return wire.value_of(self.head, _SUBJECT) or ""
 
     @property
     def traceparent(self) -> str | None:
-        return self.headers.get(HEADER_TRACE)
+        return wire.value_of(self.head, _TRACE)
 
     @property
     def sequence(self) -> int:
         """Its place in the stream."""
-        return self.raw.metadata.sequence.stream
+        return self.message().metadata.sequence.stream
+
+    def message(self, nc: Client | None = None) -> Msg:
+        """As nats-py has it; without a connection it can only be read."""
+        return Msg(nc, self.subject, self.reply.decode(), self.body, self.headers)  # type: ignore[arg-type]
 
 
+_ID, _MESSAGE_ID, _SUBJECT, _TRACE = (
+    name.encode() for name in (HEADER_ID, HEADER_MESSAGE_ID, HEADER_SUBJECT, HEADER_TRACE)
+)
 BatchHandler = Callable[[Sequence[Delivery]], Awaitable[None]]
 
 
 async def consume_batches(
-    nc: Client, consumer: topology.Consumer, handle: BatchHandler, *, batch_max: int = 100
+    nc: Client,
+    consumer: topology.Consumer,
+    handle: BatchHandler,
+    *,
+    batch_max: int = 100,
+    at_once: int = 1,
+    about: Callable[[Delivery], str] = lambda _: "",
 ) -> None:
     """Hand over whatever has arrived, up to `batch_max` in stream order, until cancelled.
 
     `handle` is all or nothing: when it raises for a batch, each message is handled alone, so
     that one bad message costs its neighbours nothing.
+
+    So many batches are handled `at_once`: one is decided while another waits for the database. No two of them hold
+    messages `about` the same thing, so that whatever is said about it is heard in its order.
     """
     js = nc.jetstream()
+    busy: dict[asyncio.Task[None], frozenset[str]] = {}
+    line: list[tuple[str, Delivery]] = []  # what has to wait for what is being handled
     async with _Pull(nc, consumer, batch_max) as pull:
-        while True:
-            try:
-                taken = await pull.take()
-            except NatsError as problem:
-                log.warning("settle.pull_failed", consumer=consumer.name, error=type(problem).__name__)
-                await asyncio.sleep(BROKEN_PULL_PAUSE_S)
-                continue
-            if not taken:
-                continue
-            async with _in_progress(taken, consumer):
-                deliveries = [Delivery(message) for message in taken]
-                together = await _attempt(handle, deliveries)
-                if together is None or len(deliveries) == 1:
-                    outcomes = [together] * len(deliveries)
+
+        async def work(batch: Sequence[Delivery]) -> None:
+            replies = [delivery.reply for delivery in batch]
+            async with _in_progress(nc, consumer, replies, lambda: [*pull.waiting(), *(d.reply for _, d in line)]):
+                together = await _attempt(handle, batch)
+                if together is None or len(batch) == 1:
+                    outcomes = [together] * len(batch)
                 else:
-                    outcomes = [await _attempt(handle, [one]) for one in deliveries]
-            for message, outcome in zip(taken, outcomes, strict=True):
-                with contextlib.suppress(NatsError):  # not settled is delivered again
-                    await settle(js, message, consumer, outcome)
+                    outcomes = [await _attempt(handle, [one]) for one in batch]
+            with contextlib.suppress(NatsError):  # not settled is delivered again
+                await acknowledge(nc, [one for one, outcome in zip(batch, outcomes, strict=True) if outcome is None])
+            for delivery, outcome in zip(batch, outcomes, strict=True):
+                if outcome is not None:
+                    with contextlib.suppress(NatsError):
+                        await settle(js, delivery.message(nc), consumer, outcome)
+
+        try:
+            while True:
+                if busy:  # a second batch is worth its transaction when it is a large one, and what waits is first
+                    more = () if line or len(busy) >= at_once else (pull.half_full(),)
+                    await _first(busy, *more)
+                for task in [task for task in busy if task.done()]:
+                    del busy[task]
+                    task.result()
+                if not line and len(busy) < at_once:
+                    try:
+                        line = [(about(one), one) for one in await pull.take()]
+                    except NatsError as problem:
+                        log.warning("settle.pull_failed", consumer=consumer.name, error=type(problem).__name__)
+                        await asyncio.sleep(BROKEN_PULL_PAUSE_S)
+                taken = frozenset[str]().union(*busy.values())
+                batch = [one for key, one in line if key not in taken]
+                if batch:
+                    keys = frozenset(key for key, _ in line) - taken
+                    busy[asyncio.create_task(work(batch))] = keys
+                    line = [(key, one) for key, one in line if key in taken]
+        finally:
+            for task in busy:
+                task.cancel()
+            await asyncio.gather(*busy, return_exceptions=True)
+
+
+async def _first(tasks: Iterable[asyncio.Task[None]], *more: Awaitable[object]) -> None:
+    """Wait until one of these is done."""
+    others = [asyncio.ensure_future(one) for one in more]
+    try:
+        await asyncio.wait([*tasks, *others], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for other in others:
+            other.cancel()
+
+
+async def acknowledge(nc: Client, deliveries: Sequence[Delivery]) -> None:
+    """Ack what was handled, all at once: the broker takes an empty answer as an ack."""
+    await wire.send(nc, [wire.answer(delivery.reply) for delivery in deliveries])
 
 
 async def _attempt(handle: BatchHandler, deliveries: Sequence[Delivery]) -> Exception | None:
@@ -303,61 +358,88 @@ async def _attempt(handle: BatchHandler, deliveries: Sequence[Delivery]) -> Exce
 
 
 class _Pull:
-    """One standing pull request: messages arrive while the last batch is being handled."""
+    """Standing pull requests: while one batch is being handled, the next arrives, and is a whole one."""
 
     def __init__(self, nc: Client, consumer: topology.Consumer, batch_max: int) -> None:
         self._nc = nc
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}"
+        self._consumer = consumer
         self._batch_max = batch_max
         self._inbox = nc.new_inbox()
         self._round = 0
-        self._owed = 0  # messages that the current request may still bring
-        self._ends_at = 0.0
-        self._arrived: deque[Msg] = deque()
+        self._owed = 0  # messages that requests may still bring
+        self._ends_at = 0.0  # of the last request
+        self._arrived: deque[Delivery] = deque()
+        self._subjects: dict[bytes, str] = {}
+        self._refused: list[str] = []
         self._any = asyncio.Event()
+        self._half = asyncio.Event()
 
     async def __aenter__(self) -> _Pull:
-        # A callback that only appends: `next_msg` makes a task and a UUID for each message.
-        self._subscription = await self._nc.subscribe(f"{self._inbox}.*", cb=self._came)
+        self._subscription = await wire.listen(self._nc, f"{self._inbox}.*", self._came)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         with contextlib.suppress(NatsError):
-            await self._subscription.unsubscribe()
+            await wire.unlisten(self._nc, self._subscription)
 
-    async def _came(self, message: Msg) -> None:
-        self._arrived.append(message)
+    def _came(self, subject: bytes, reply: bytes, head: bytes, body: bytes) -> None:
+        status = None if body or reply else wire.status_of(head)
+        if status is None:
+            self._owed -= 1
+            known = self._subjects.get(subject) or self._subjects.setdefault(subject, subject.decode())
+            self._arrived.append(Delivery(known, reply, head, body))
+        else:  # a request has ended
+            left = wire.value_of(head, _NOT_BROUGHT)
+            self._owed -= int(left) if left else self._owed
+            if status not in _ORDINARY:
+                self._refused.append(status)
         self._any.set()
+        if len(self._arrived) >= self._batch_max // 2:
+            self._half.set()
 
-    async def take(self) -> list[Msg]:
-        """Wait for the first message, then take what else is there. Empty when the request ran out."""
+    async def half_full(self) -> None:
+        """Wait until at least half a batch is there."""
+        self._half.clear()
+        if len(self._arrived) < self._batch_max // 2:
+            await self._half.wait()
+
+    def waiting(self) -> list[bytes]:
+        """Where to answer those that have arrived and were not taken yet."""
+        return [delivery.reply for delivery in self._arrived]
+
+    async def take(self) -> list[Delivery]:
+        """Wait for the first message, then take what else is there. Empty when a request ran out."""
         clock = asyncio.get_running_loop()
-        if not self._arrived and (self._owed <= 0 or clock.time() >= self._ends_at):
-            self._round += 1
-            self._owed = self._batch_max
-            self._ends_at = clock.time() + PULL_EXPIRES_S + PULL_GRACE_S
-            request = {"batch": self._batch_max, "expires": int(PULL_EXPIRES_S * 1e9)}
-            await self._nc.publish(self._next, json.dumps(request).encode(), reply=f"{self._inbox}.{self._round}")
+        await self._ask(clock.time())
         if not self._arrived:
             self._any.clear()
             try:
                 async with asyncio.timeout(max(0.01, self._ends_at - clock.time())):
                     await self._any.wait()
             except TimeoutError:
+                self._owed = 0  # its end was not heard of
                 return []
-        arrived = [self._arrived.popleft() for _ in range(min(len(self._arrived), self._batch_max))]
-        statuses = [status for message in arrived if (status := _status(message))]
-        messages = [message for message in arrived if message.data or not _status(message)]
-        self._owed = 0 if statuses else self._owed - len(messages)
-        if any(status not in _ORDINARY for status in statuses):  # e.g. 503: nobody answers for this consumer
-            log.warning("settle.pull_refused", statuses=statuses)
-            await asyncio.sleep(BROKEN_PULL_PAUSE_S)
-        return messages
+        taken = [self._arrived.popleft() for _ in range(min(len(self._arrived), self._batch_max))]
+        if self._refused:  # e.g. 503: nobody answers for this consumer
+            log.warning("settle.pull_refused", consumer=self._consumer.name, statuses=self._refused)
+            self._refused = []
+            if not taken:
+                await asyncio.sleep(BROKEN_PULL_PAUSE_S)
+        else:
+            await self._ask(clock.time())
+        return taken
+
+    async def _ask(self, now: float) -> None:
+        if now >= self._ends_at:
+            self._owed = 0
+        if self._owed + len(self._arrived) < self._batch_max:
+            self._round += 1
+            self._owed += self._batch_max
+            self._ends_at = now + PULL_EXPIRES_S + PULL_GRACE_S
+            request = {"batch": self._batch_max, "expires": int(PULL_EXPIRES_S * 1e9)}
+            await self._nc.publish(self._next, json.dumps(request).encode(), reply=f"{self._inbox}.{self._round}")
 
 
 _ORDINARY = ("404", "408")  # none there, request expired
-
-
-def _status(message: Msg) -> str | None:
-    """The code of a message by which the server ends a pull request, None for one of the stream's."""
-    return None if message.data else (message.headers or {}).get("Status")
+_NOT_BROUGHT = b"Nats-Pending-Messages"  # of a request that has ended

@@ -97,10 +97,11 @@ def _wrap(path: str, wrapper: Callable[[Any], Any]) -> None:
 
 # -- boundaries ------------------------------------------------------------------------------
 
-# Whose own arguments say more than the task: a batch is acked message by message.
+# Whose own arguments say more than the task: one message of a batch may be acked and another termed.
 _ITS_OWN: Final[dict[str, Callable[[tuple[Any, ...]], Sequence[str]]]] = {
-    "ack": lambda args: [about(args[0])],
-    "term": lambda args: [about(args[0])],
+    "runtime.settle:acknowledge": lambda args: [about(delivery) for delivery in args[1]],
+    "nats.aio.msg:Msg.ack": lambda args: [about(args[0])],
+    "nats.aio.msg:Msg.term": lambda args: [about(args[0])],
 }
 # What it found says what is worked on from here on.
 _FINDS: Final[dict[str, Callable[[Any], Sequence[str]]]] = {
@@ -124,7 +125,7 @@ def guard(trap: Trap, row: Boundary, ask: Callable[[], Sequence[str]] = _work.ge
 
 
 def _guarded(trap: Trap, row: Boundary, ask: Callable[[], Sequence[str]], function: Any) -> Any:
-    boundary, own, finds, only = row.name, _ITS_OWN.get(row.name), _FINDS.get(row.path), _ONLY.get(row.path)
+    boundary, own, finds, only = row.name, _ITS_OWN.get(row.path), _FINDS.get(row.path), _ONLY.get(row.path)
 
     def work(args: tuple[Any, ...]) -> Sequence[str]:
         return own(args) if own else ask()
@@ -153,7 +154,7 @@ def _guarded(trap: Trap, row: Boundary, ask: Callable[[], Sequence[str]], functi
         result = await function(*args, **options)
         found(result)
         if boundary in ("ack", "term"):
-            await args[0]._client.flush()  # it is on its way only now
+            await getattr(args[0], "_client", args[0]).flush()  # it is on its way only now
         trap.passes("after", boundary, work(args))
         return result
 
@@ -199,7 +200,7 @@ def _marks_batches(consume: Any) -> Any:
     @functools.wraps(consume)
     async def marked(nc: Any, consumer: Any, handle: Any, **options: Any) -> None:
         async def told(deliveries: Any) -> None:
-            _work.set(tuple(about(delivery.raw) for delivery in deliveries))
+            _work.set(tuple(about(delivery) for delivery in deliveries))
             await handle(deliveries)
 
         await consume(nc, consumer, told, **options)

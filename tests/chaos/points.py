@@ -32,6 +32,7 @@ BOUNDARIES: Final = (
     Boundary("",              "commit",  "asyncpg.transaction:Transaction._Transaction__commit"),
     Boundary("",              "publish", "runtime.outbox:publish"),
     Boundary("",              "ack",     "nats.aio.msg:Msg.ack"),
+    Boundary("",              "ack",     "runtime.settle:acknowledge"),    # of a batch
     Boundary("",              "term",    "nats.aio.msg:Msg.term"),
     Boundary("orchestrator",  "inbox",   "orchestrator.store:take"),
     Boundary("orchestrator",  "lock",    "orchestrator.store:lock_due"),   # jobs whose time has come

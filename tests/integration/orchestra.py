@@ -213,10 +213,10 @@ async def broken_laws(engine: AsyncEngine, names: Iterable[str]) -> list[str]:
             wrong.append(f"{about} has revision {row['revision']} and history {row['steps']}")
         if (row["wake_at"] is None) is not (row["ended_at"] is not None) or row["wake_at"] != job.wake_at:
             wrong.append(f"{about} wakes at {row['wake_at']}, is {row['status']}, and says {job.wake_at}")
-        for name, count in job.out().items():
+        for name, count in job.standing.out.items():
             out[job.pipeline, name, EVERYBODY] += count
             out[job.pipeline, name, job.tenant] += count
-        for (name, item), at in job.ready().items():
+        for (name, item), at in job.standing.ready.items():
             ready.add((job.id, name, item or "", job.pipeline, job.tenant, job.lane, at))
             line[job.pipeline, name, job.lane, job.tenant] += 1
     counted = {place: count for place, count in running.items() if count and place[0] in names}

@@ -15,7 +15,6 @@ from uuid import UUID
 import httpx
 from fastapi import FastAPI
 from httpx_sse import ServerSentEvent, aconnect_sse
-from nats.aio.msg import Msg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import Transient
@@ -77,7 +76,7 @@ async def desk(known: Settings) -> AsyncIterator[Output]:
 
 
 def deliveries(events: Sequence[Outgoing]) -> list[Delivery]:
-    return [Delivery(Msg(None, one.subject, "", one.body, one.headers)) for one in events]  # type: ignore[arg-type]
+    return [Delivery(one.subject, b"", one.head.encode(), one.body) for one in events]
 
 
 async def project(engine: AsyncEngine, events: Sequence[Outgoing], sizes: Iterator[int] = repeat(1)) -> None:  # noqa: B008

@@ -28,7 +28,7 @@ from orchestrator.app import build
 from orchestrator.settings import Settings
 from orchestrator.watch import Watch
 from runtime import telemetry, topology
-from runtime.outbox import Outgoing, outgoing, publish
+from runtime.outbox import Outgoing, dressed, outgoing, publish
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.desk import OPS, STEPS_2, Desk, engine_for, pipelines_in, seated, settings_for
 from tests.integration.orchestra import bench, calm, earlier, now, phase, pipeline, submit, upload
@@ -213,7 +213,7 @@ async def test_what_alarms_is_measured(engine: AsyncEngine, nc: Client, monkeypa
         late, later = await desk.begun(), await desk.begun()  # each has a minute
         await earlier(engine, late, timedelta(seconds=65))
         await earlier(engine, later, timedelta(seconds=75))
-        await publish(nc.jetstream(), [Outgoing("x", "cmd.nobody.v1.run", {"Nats-Msg-Id": "x"}, b"{}")])
+        await publish(nc.jetstream(), [dressed("x", "cmd.nobody.v1.run", {"Nats-Msg-Id": "x"}, b"{}")])
         assert await seen() == nothing | {"safelight.stream.stranded": 1, "safelight.jobs.overdue": 1}
         await desk.shell.wake()
         await nc.jetstream().purge_stream("COMMANDS")
@@ -323,7 +323,7 @@ class TestOverHttp:
             "ce-subject": str(job),
             "traceparent": f"00-{'ef' * 16}-{'0' * 15}1-01",
         }
-        await publish(desk.nc.jetstream(), [Outgoing(id_, PHASE_SUCCEEDED.subject, headers, b'{"half": "an event"}')])
+        await publish(desk.nc.jetstream(), [dressed(id_, PHASE_SUCCEEDED.subject, headers, b'{"half": "an event"}')])
 
         async def kept() -> bool:
             return bool(await desk.letters(code="MESSAGE_INVALID"))
@@ -351,7 +351,7 @@ class TestOverHttp:
 
     async def test_a_body_that_is_no_json_is_told_by_its_length(self, desk: Desk) -> None:
         id_ = uuid4().hex
-        await publish(desk.nc.jetstream(), [Outgoing(id_, PHASE_SUCCEEDED.subject, {"Nats-Msg-Id": id_}, b"\xff\x00")])
+        await publish(desk.nc.jetstream(), [dressed(id_, PHASE_SUCCEEDED.subject, {"Nats-Msg-Id": id_}, b"\xff\x00")])
 
         async def kept() -> bool:
             return bool(await desk.letters(code="MESSAGE_INVALID", state="open"))
@@ -712,7 +712,7 @@ def _dead(upload_id: UUID, job: UUID, body: bytes) -> Outgoing:
         "safelight-deliveries": "17",
         "safelight-consumer": "orchestrator-inputs",
     }
-    return Outgoing(id_, f"dead.{UPLOAD_RECEIVED.subject}", headers, body)
+    return dressed(id_, f"dead.{UPLOAD_RECEIVED.subject}", headers, body)
 
 
 async def _state(desk: Desk, replay: str, state: str) -> Any:

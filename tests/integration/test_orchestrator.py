@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from msgspec import structs
 from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
@@ -213,9 +214,9 @@ async def test_a_second_writer_of_the_same_revision_is_refused(desk: Bench) -> N
     assert found is not None
     stored = found[0]
     async with postgres.transaction(desk.engine) as conn:
-        await store.write(conn, store.Changes([(1, replace(stored, revision=2))]))
+        await store.write(conn, store.Changes([(1, structs.replace(stored, revision=2))]))
         with pytest.raises(store.RevisionConflict, match="1 of 1"):
-            await store.write(conn, store.Changes([(1, replace(stored, revision=3))]))
+            await store.write(conn, store.Changes([(1, structs.replace(stored, revision=3))]))
         await conn.execute("UPDATE orchestrator.jobs SET revision = 1 WHERE id = $1", stored.job.id)
 
 
@@ -424,7 +425,7 @@ async def test_what_follows_belongs_to_the_trace_of_what_came_or_else_of_the_job
         await desk.shell.take([fails(arrived.job_id, "a", "CALL_LOST")])
         await earlier(engine, arrived.job_id)
         await desk.shell.wake()
-        await desk.shell.take([replace(succeeds(arrived.job_id, "a", 2), traceparent=other)])
+        await desk.shell.take([structs.replace(succeeds(arrived.job_id, "a", 2), traceparent=other)])
     parents = {message.message_id: message.headers["traceparent"] for message in kept.sent}
     job = arrived.job_id
     assert [parents[f"{job}.{key}"] for key in ("a.1", "a.2", "b.1")] == [trace, trace, other]
@@ -516,7 +517,7 @@ async def test_where_others_always_take_the_room_a_batch_lets_its_units_wait(eng
         late = desk.begins()
         [answer] = await other.take([late])
         assert answer.ignored is None
-        assert (await desk.job(late.job_id)).ready()
+        assert (await desk.job(late.job_id)).standing.ready
         await desk.laws()
 
 

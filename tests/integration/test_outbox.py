@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -63,6 +64,18 @@ async def test_a_rolled_back_message_never_leaves(engine: AsyncEngine, nc: Clien
         await outbox.add(conn, [message()])
         await conn.rollback()
     assert (await outbox.sweep(0), await stored(nc) - before) == (0, 0)
+
+
+async def test_a_row_of_old_is_swept_too(engine: AsyncEngine, nc: Client) -> None:
+    one, before = message(), await stored(nc)
+    headers = [json.dumps(one.headers)]
+    row = {"message_ids": [one.message_id], "subjects": [one.subject], "headers": headers, "bodies": [one.body]}
+    async with engine.begin() as conn:
+        await conn.execute(OUTBOX.insert().values(id=one.message_id, **row))
+    assert await Outbox(engine, OUTBOX, nc.jetstream()).sweep(age_s=0) == 1
+    assert await stored(nc) - before == 1
+    found = await nc.jetstream().get_last_msg("EVENTS", one.subject)
+    assert (found.data, found.headers) == (one.body, one.headers)
 
 
 async def test_a_crash_after_the_commit_is_swept(engine: AsyncEngine, nc: Client) -> None:

@@ -210,6 +210,36 @@ async def test_a_batch_takes_what_is_there_and_waits_for_no_more(desk: Desk) -> 
     assert sorted(took)[2] < 0.5, "a lone message does not wait for the fetch to fill"
 
 
+async def test_of_two_batches_at_once_none_passes_what_is_said_about_the_same(desk: Desk) -> None:
+    begun: list[list[bytes]] = []
+    go_on = [asyncio.Event() for _ in range(3)]
+
+    async def handle(deliveries: Sequence[Delivery]) -> None:
+        begun.append([delivery.body for delivery in deliveries])
+        await go_on[len(begun) - 1].wait()
+
+    for word in (b"a1", b"b1", b"a2", b"c1"):
+        await desk.send(word)
+    options: dict[str, Any] = {"batch_max": 2, "at_once": 2, "about": lambda delivery: delivery.body.decode()[0]}
+    work = asyncio.create_task(consume_batches(desk.nc, desk.row, handle, **options))
+    await until(lambda: len(begun) == 2)
+    assert begun == [[b"a1", b"b1"], [b"c1"]], "the second has what is about nothing of the first"
+    await desk.send(b"a3")
+    go_on[1].set()
+    await until(lambda: _is(desk.left(), 4))  # c1 is settled
+    assert len(begun) == 2, "a2 waits for a1, and nothing passes a2"
+    go_on[0].set()
+    await until(lambda: len(begun) == 3)
+    assert begun[2] == [b"a2"]
+    go_on[2].set()
+    go_on += [asyncio.Event()]
+    await until(lambda: len(begun) == 4)
+    assert begun[3] == [b"a3"]
+    go_on[3].set()
+    await until(lambda: _is_zero(desk.left()))
+    work.cancel()
+
+
 async def test_consuming_goes_on_after_the_broker_was_restarted(desk: Desk, nats_server: NatsServer) -> None:
     taken: list[str] = []
 
@@ -230,5 +260,9 @@ def _sums_to(numbers: list[int], total: int) -> bool:
     return sum(numbers) == total
 
 
+async def _is(count: Any, expected: int) -> bool:
+    return bool(await count == expected)
+
+
 async def _is_zero(count: Any) -> bool:
-    return bool(await count == 0)
+    return await _is(count, 0)

@@ -40,6 +40,7 @@ from orchestrator.operations import NEWEST, PINNED, Again, Operations
 from orchestrator.settings import Settings
 from orchestrator.shell import Answer, Arrived, Shell
 from runtime import postgres
+from runtime.outbox import unpack
 from tests.integration.conftest import SettingsOf
 from tests.integration.desk import engine_for
 from tests.integration.orchestra import (
@@ -115,12 +116,11 @@ class Deliveries(RuleBasedStateMachine):
     async def _collect(self) -> None:
         """What the shells left in the outbox is published, once."""
         async with postgres.transaction(self.engine) as conn:
-            rows = await conn.fetch("DELETE FROM orchestrator.outbox RETURNING message_ids, subjects, bodies")
-        for row in rows:
-            self.sent += row["message_ids"]
-            for subject, body in zip(row["subjects"], row["bodies"], strict=True):
-                if subject.endswith(".run"):
-                    self.commands.append(RunPhase.model_validate_json(body))
+            rows = await conn.fetch("DELETE FROM orchestrator.outbox RETURNING message_ids, subjects, headers, bodies")
+        for message in (message for row in rows for message in unpack(*row)):
+            self.sent.append(message.message_id)
+            if message.subject.endswith(".run"):
+                self.commands.append(RunPhase.model_validate_json(message.body))
 
     def _pick(self, things: Sequence[T], which: int) -> T:
         return things[which % len(things)]

@@ -15,7 +15,7 @@ from orchestrator.api.asked import UseCases
 from orchestrator.audit import Audit
 from orchestrator.capacity import Capacity
 from orchestrator.closing import Closing
-from orchestrator.handlers import Handlers
+from orchestrator.handlers import Handlers, job_of
 from orchestrator.operations import Operations
 from orchestrator.pipelines import built_in, in_folder
 from orchestrator.replays import Replays
@@ -90,8 +90,16 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             app.state.use_cases = UseCases(engine, shell, operations, replays, Upgrades(engine, shell), audit, closing)
             async with service.background(
                 app.state.answers.sweep_forever(),
-                # One reader: the stream's order is a job's order, also when it is read again after a restore.
-                consume_batches(nc, topology.consumer("orchestrator-inputs"), handlers.inputs, batch_max=BATCH_MAX),
+                # One reader, and no two batches at a time with the same job: the stream's order is a job's order, also
+                # when it is read again after a restore.
+                consume_batches(
+                    nc,
+                    topology.consumer("orchestrator-inputs"),
+                    handlers.inputs,
+                    batch_max=BATCH_MAX,
+                    at_once=2,
+                    about=job_of,
+                ),
                 consume_batches(nc, topology.consumer("orchestrator-dead"), handlers.dead_letters),
                 consume_batches(nc, topology.consumer("orchestrator-lost"), handlers.lost),
                 consume_batches(nc, topology.consumer("orchestrator-audit"), audit.noted),

@@ -36,7 +36,7 @@ from orchestrator.pipelines import COMMANDS
 from orchestrator.shell import Shell
 from orchestrator.store import Stored
 from runtime import clock, logs, postgres
-from runtime.outbox import Outgoing, publish
+from runtime.outbox import dressed, publish
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
@@ -122,7 +122,7 @@ class Replays:
                 raise error("STATE_CONFLICT", "the dead letter is not open any more")
             await note(conn, actor, "dead-letter.replay", str(found["id"]))
             # Before the commit: a crash in between sends it twice, which its readers' inboxes refuse.
-            await publish(self.js, [Outgoing(sent_as, found["subject"], headers, body)])
+            await publish(self.js, [dressed(sent_as, found["subject"], headers, body)])
 
     # -- many ---------------------------------------------------------------------------------
 

@@ -20,10 +20,12 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import asyncpg
+from msgspec import Struct
 from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import SafelightError
+from contracts.phases import phase_key
 from orchestrator import letters, store
 from orchestrator.capacity import Capacity
 from orchestrator.machine.decide import NO_LIMITS, Decision, decide
@@ -39,7 +41,7 @@ from orchestrator.machine.inputs import (
     Succeeded,
     TimeReached,
 )
-from orchestrator.machine.job import Job, Unit
+from orchestrator.machine.job import NOTHING, Job, Unit
 from orchestrator.machine.pipeline import Pipeline
 from orchestrator.pipelines import COMMANDS
 from orchestrator.store import Changes, Place, Step, Stored, Turn
@@ -53,8 +55,7 @@ TRIES: Final = 5  # against other replicas that take the same room; each is a fr
 log = logs.get()
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(Struct, frozen=True):
     """An input on its way to its job. `message_id` is None for inputs that no message brought."""
 
     job_id: UUID
@@ -63,8 +64,7 @@ class Arrived:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What an input did: the job after it (None: there is none), and why nothing changed, if so."""
 
     stored: Stored | None
@@ -87,9 +87,6 @@ class _Transaction:
     modest: bool
     stirred: bool = False  # room was freed or units came to wait: admission has something to look at
     opened: list[Place] = field(default_factory=list)  # what is counted for the first time
-
-
-Lines = dict[UUID, dict[Unit, datetime]]  # by job: its units that wait for room, and since when
 
 
 class Shell:
@@ -284,9 +281,6 @@ class Shell:
     ) -> tuple[list[Answer], list[Outgoing]]:
         """Decide each input in turn (None: a duplicate) and write everything down."""
         held_now = dict(held)
-        outs = {id_: stored.job.out() for id_, stored in held.items()}
-        lines: Lines = {id_: stored.job.ready() for id_, stored in held.items()}
-        before_lines = dict(lines)
         answers: list[Answer] = []
         messages: list[Outgoing] = []
         steps: list[Step] = []
@@ -306,10 +300,9 @@ class Shell:
                 continue
             job = decision.job
             after = Stored(job, revision)
-            out, ready = job.out(), job.ready()
-            self._capacity.move(job, outs.get(job.id, {}), out, running)
-            self._capacity.queue(job, lines.get(job.id, {}), ready)
-            outs[job.id], lines[job.id] = out, ready
+            was, now = before.job.standing if before else NOTHING, job.standing
+            self._capacity.move(job, was.out, now.out, running)
+            self._capacity.queue(job, was.ready, now.ready)
             held_now[job.id] = after
             sent = _outgoing(job, revision, decision.effects, parent)
             messages += sent
@@ -333,7 +326,7 @@ class Shell:
         if self._capacity.overdrawn(running, counts):
             raise _RoomTaken
         self._capacity.correct(counts)
-        come, gone = _turns(changed, before_lines, lines)
+        come, gone = _turns(changed, held)
         await store.change_waiting(this.conn, come, gone)
         if buried:
             await letters.bury(this.conn, buried)
@@ -371,12 +364,13 @@ class Shell:
             return decision, telemetry.traceparent() or ""
 
 
-def _turns(changed: Sequence[Stored], before: Lines, after: Lines) -> tuple[list[Turn], list[Turn]]:
+def _turns(changed: Sequence[Stored], before: Mapping[UUID, Stored]) -> tuple[list[Turn], list[Turn]]:
     """The rows of `waiting` that come and go with these jobs."""
     come: list[Turn] = []
     gone: list[Turn] = []
     for stored in changed:
-        was, now = before.get(stored.job.id, {}), after[stored.job.id]
+        old = before.get(stored.job.id)
+        was, now = old.job.standing.ready if old else {}, stored.job.standing.ready
         if was or now:
             come += [_turn(stored.job, unit, at) for unit, at in now.items() if was.get(unit) != at]
             gone += [_turn(stored.job, unit, at) for unit, at in was.items() if now.get(unit) != at]
@@ -391,10 +385,11 @@ def _turn(job: Job, unit: Unit, ready_at: datetime) -> Turn:
 def _outgoing(job: Job, revision: int, effects: Sequence[Effect], parent: str) -> list[Outgoing]:
     sent = []
     events = 0
+    id_of_job = str(job.id)
     for effect in effects:
         match effect:
             case Command(name, message):
-                key = message.key
+                key = phase_key(id_of_job, message.phase, message.attempt, message.item)
                 channel = COMMANDS[name].channel
                 sent.append(outgoing(channel, message, message_id=key, key=key, source=SOURCE, traceparent=parent))
             case Stop(name, message):
@@ -402,12 +397,10 @@ def _outgoing(job: Job, revision: int, effects: Sequence[Effect], parent: str) -
                 if stop is not None:
                     key, id_ = message.key, f"{message.key}.stop"
                     sent.append(outgoing(stop, message, message_id=id_, key=key, source=SOURCE, traceparent=parent))
-            case Event(channel, message):
-                id_ = f"{job.id}.{revision}.{events}"
+            case Event(channel, told):
+                id_ = f"{id_of_job}.{revision}.{events}"
                 events += 1
-                sent.append(
-                    outgoing(channel, message, message_id=id_, key=str(job.id), source=SOURCE, traceparent=parent)
-                )
+                sent.append(outgoing(channel, told, message_id=id_, key=id_of_job, source=SOURCE, traceparent=parent))
             case Bury():
                 pass
     return sent

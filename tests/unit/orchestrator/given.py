@@ -182,7 +182,7 @@ class World:
     def is_admitted(self, *units: Unit) -> World:
         """There is room again, for these units or for all that wait."""
         self.rooms = {}
-        return self.give(Admitted(units or tuple(self.state.ready()), self.at))
+        return self.give(Admitted(units or tuple(self.state.standing.ready), self.at))
 
     def is_cancelled(self) -> World:
         return self.give(Cancel(self.at))

@@ -14,6 +14,7 @@ from orchestrator.machine.inputs import Begin, Input, Retry
 from orchestrator.machine.job import Job, PhaseState, Stand, Unit
 from orchestrator.machine.pipeline import Pipeline
 from orchestrator.machine.waiting import waiting_on, waits
+from runtime.outbox import outgoing
 
 ENDS = ("job.v1.succeeded", "job.v1.failed", "job.v1.dead", "job.v1.cancelled")
 NEVER_TOLD = PhaseState()
@@ -79,11 +80,15 @@ class Witness:
         assert stops <= self.keys
         self.stopped |= stops
         if decision.job and decision.job.is_over and before and not before.is_over:
-            left = sum(before.out().values()) - len(stops)
+            left = sum(before.standing.out.values()) - len(stops)
             assert left <= 1, "whatever ran is asked to stop, but for the one that has just ended"
 
     def _events_say_it_all(self, before: Job | None, revision: int, job: Job, decision: Decision) -> None:
-        events: list[Any] = [effect.message for effect in decision.effects if isinstance(effect, Event)]
+        tellings = [effect for effect in decision.effects if isinstance(effect, Event)]
+        events: list[Any] = [effect.message for effect in tellings]
+        for effect, message in zip(tellings, events, strict=True):
+            sent = outgoing(effect.channel, effect.told, message_id="id", key="key", source="test", traceparent="")
+            assert sent.body == message.model_dump_json().encode(), "what is told is what its model says"
         kinds = [event.TYPE for event in events]
         opens = before is None or before.is_over
         assert all((event.job_id, event.revision, event.tenant) == (job.id, revision, job.tenant) for event in events)
@@ -133,7 +138,7 @@ def owned(job: Job, pipeline: Pipeline | None) -> None:
     """Every job that is not over waits for something that somebody owns, with a time; it wakes in time for each."""
     rows = waits(job, pipeline)
     if job.is_over:
-        assert (job.wake_at, rows, job.out(), job.ready(), waiting_on(job)) == (None, [], {}, {}, None)
+        assert (job.wake_at, rows, job.standing.out, job.standing.ready, waiting_on(job)) == (None, [], {}, {}, None)
         assert job.ended_at is not None
         assert job.paused_until is None
         return
@@ -143,13 +148,13 @@ def owned(job: Job, pipeline: Pipeline | None) -> None:
     assert all(row.owner and row.why and row.until for row in rows)
     paused = job.paused_until is not None
     for row in rows:
-        ready = row.phase is not None and (job.ready().get((row.phase, row.item)) is not None)
+        ready = row.phase is not None and (job.standing.ready.get((row.phase, row.item)) is not None)
         assert wake_at <= row.until or (ready and wake_at <= job.expires_at)
     due: list[datetime | None] = [job.paused_until] if paused else [job.deadline, job.expires_at]
     for _, _, state in job.units():
         due += [state.deadline, state.lease_until, None if paused else state.retry_at]
     assert wake_at == min(moment for moment in due if moment is not None)
-    out = sum(job.out().values())
+    out = sum(job.standing.out.values())
     assert (waiting_on(job) is None) == (out > 0), "it says why nothing runs"
     assert job.ended_at is None
 

@@ -55,7 +55,7 @@ def possible(job: Job, pipelines: Sequence[Pipeline], facts: Sequence[dict[str, 
     yield TimeReached(max(now, job.expires_at))
     yield Cancel(now)
     yield Resume(now) if job.paused_until else Pause("operator", now + timedelta(seconds=3), now)
-    ready: tuple[Unit, ...] = tuple(job.ready())
+    ready: tuple[Unit, ...] = tuple(job.standing.ready)
     if ready:
         yield Admitted(ready, now)
 

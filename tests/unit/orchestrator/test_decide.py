@@ -432,8 +432,8 @@ def test_no_more_commands_go_out_than_there_is_room() -> None:
     world = World(BOOK, rooms={"b": Room(2, ahead=0)}).begins().succeeds("a", pages=["p1", "p2", "p3", "p4"])
     assert world.new_keys == ["b.p1.1", "b.p2.1"]
     assert (world.unit("b", "p3").ahead, world.unit("b", "p4").ahead) == (0, 1)
-    assert set(world.state.ready()) == {("b", "p3"), ("b", "p4")}
-    assert world.state.out() == {"b": 2}
+    assert set(world.state.standing.ready) == {("b", "p3"), ("b", "p4")}
+    assert world.state.standing.out == {"b": 2}
 
 
 def test_a_retry_waits_for_room_like_everything() -> None:
@@ -532,7 +532,7 @@ def test_what_runs_in_a_paused_job_keeps_its_deadline() -> None:
 
 def test_a_unit_that_waits_for_room_leaves_the_line_when_its_job_is_paused() -> None:
     world = World(ONE, rooms=FULL).begins().is_paused()
-    assert (world.stands(), world.state.ready()) == ("a blocked", {})
+    assert (world.stands(), world.state.standing.ready) == ("a blocked", {})
     assert world.is_admitted(("a", None)).last.ignored == "the job is paused"
     world.rooms = FULL
     assert world.is_resumed().stands() == "a ready"

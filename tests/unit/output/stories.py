@@ -162,8 +162,8 @@ class Story:
 
     def _tell(self, channel: Any, message: Any) -> None:
         message_id = f"{self.job_id}.{len(self.events)}"
-        made = outgoing(channel, message, message_id=message_id, key=str(self.job_id), source="test")
-        made.headers["traceparent"] = f"00-{self.job_id.hex}-00f067aa0ba902b7-01"
+        trace, key = f"00-{self.job_id.hex}-00f067aa0ba902b7-01", str(self.job_id)
+        made = outgoing(channel, message, message_id=message_id, key=key, source="test", traceparent=trace)
         self.events.append(made)
 
 

@@ -18,10 +18,10 @@ making), `following` (what follows from what is over), `reading` (what commands 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from contracts.errors import ERRORS, Fixer
@@ -58,8 +58,7 @@ LEASE_SLACK: Final = 0.25  # a lease lasts this much longer, and is renewed no m
 __all__ = ["NO_LIMITS", "Decision", "Room", "Rooms", "decide"]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """The job after the input, and what the shell must carry out. `ignored` says why nothing changed."""
 
     job: Job | None

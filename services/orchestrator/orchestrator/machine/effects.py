@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from contracts.artifacts import Artifact
 from contracts.channel import Channel
@@ -11,32 +12,37 @@ from contracts.phases import RunPhase, StopPhase
 from orchestrator.machine.job import Try
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """Give this command; `name` is its row in the table of commands."""
 
     name: str
     message: RunPhase
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """Ask whoever runs this attempt to stop, if that command can be stopped."""
 
     name: str
     message: StopPhase
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Tell everybody."""
+class Event(Struct, frozen=True):
+    """Tell everybody. `told` are the message's fields, all of them, in their order.
+
+    There are two events for each phase of each job, and a model's validation costs more than all that was decided. The
+    laws that the machine is tested by hold every event against its model.
+    """
 
     channel: Channel[Any]
-    message: Any
+    told: dict[str, Any]
+
+    @property
+    def message(self) -> Any:
+        """As its model."""
+        return self.channel.message(**self.told)
 
 
-@dataclass(frozen=True, slots=True)
-class Bury:
+class Bury(Struct, frozen=True):
     """Keep what could not be done as a dead letter. `phase` is None when it is about the whole job.
 
     `command` is the last one that was given for it, None when there was none; `tries` are the

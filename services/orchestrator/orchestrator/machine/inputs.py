@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
 
+from msgspec import Struct, field
 from pydantic import JsonValue
 
 from contracts.phases import PhaseDeferred, PhaseFailed, PhaseProgressed, PhaseSucceeded
@@ -15,16 +15,14 @@ from orchestrator.machine.job import Job, Unit
 from orchestrator.machine.pipeline import Pipeline
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Struct, frozen=True):
     """The job of which a new version is made, and the definition that it pins (None: nobody knows it)."""
 
     job: Job
     pinned: Pipeline | None
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(Struct, frozen=True):
     """An upload waits for its job. `pipeline` is the newest of the asked name, None when there is none.
 
     `base` is there when the job is to be another version of that one.
@@ -37,62 +35,54 @@ class Begin:
     base: Base | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(Struct, frozen=True):
     """A phase's attempt ended well."""
 
     outcome: PhaseSucceeded
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """A phase's attempt ended badly, or its command became a dead letter."""
 
     outcome: PhaseFailed
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Deferred:
+class Deferred(Struct, frozen=True):
     """No provider took the attempt: it was not begun, and does not count as a failure."""
 
     outcome: PhaseDeferred
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Progressed:
+class Progressed(Struct, frozen=True):
     """A phase's attempt showed life."""
 
     outcome: PhaseProgressed
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """There is room for these units, which waited for it."""
 
     units: tuple[Unit, ...]
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class TimeReached:
+class TimeReached(Struct, frozen=True):
     """The job's `wake_at` has come. What is due is read from the job."""
 
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True):
     """Somebody wants the job to end."""
 
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """Somebody wants the job to give no more commands, until `until` at the latest."""
 
     by: str
@@ -100,15 +90,13 @@ class Pause:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Struct, frozen=True):
     """Somebody wants a paused job to go on."""
 
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """Somebody wants an ended job to work again, from a phase on, from the `START`, or (None) from what went wrong.
 
     From `DEGRADED`: from every phase whose result a lesser engine made. `pipeline` is the definition

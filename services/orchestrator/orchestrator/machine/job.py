@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from msgspec import Struct, field
@@ -90,6 +91,9 @@ JOB_TRANSITIONS: Final[dict[tuple[Status, Status], str]] = {
 }
 # fmt: on
 
+# Finding a member in its enum takes ten times as long as finding a name, and these are asked for at every step.
+_QUEUED, _RUNNING, _SUCCEEDED, _SKIPPED = Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.SKIPPED
+
 
 class Try(Struct, frozen=True, omit_defaults=True):
     """An attempt that did not succeed, and why. Kept for whoever has to understand a dead letter."""
@@ -141,35 +145,35 @@ class PhaseState(Struct, frozen=True, omit_defaults=True):
     @property
     def stand(self) -> Stand:
         """Its place in TRANSITIONS."""
-        if self.status is Status.RUNNING:
+        if self.status is _RUNNING:
             if self.deadline is not None:
                 return Stand.OUT
             return Stand.BACKOFF if self.retry_at is not None else Stand.SPREAD
-        if self.status is Status.QUEUED:
+        if self.status is _QUEUED:
             return Stand.BLOCKED if self.ready_at is None else Stand.READY
         return _ENDINGS[self.status]
 
     @property
     def is_done(self) -> bool:
         """Whether the phases that need it may go on."""
-        return self.status is Status.SUCCEEDED or self.status is Status.SKIPPED
+        return self.status is _SUCCEEDED or self.status is _SKIPPED
 
     @property
     def is_over(self) -> bool:
         """Whether it has ended, well or badly."""
-        return self.status is not Status.QUEUED and self.status is not Status.RUNNING
+        return self.status is not _QUEUED and self.status is not _RUNNING
 
     @property
     def gave_up(self) -> bool:
         """Whether it is an optional one that could not be done."""
-        return self.status is Status.SKIPPED and self.code is not None
+        return self.status is _SKIPPED and self.code is not None
 
     @property
     def stood_in(self) -> bool:
         """Whether a lesser engine made its result, or that of an item. What was skipped has no result."""
         if self.items:
             return any(unit.stood_in for unit in self.items.values())
-        return self.status is Status.SUCCEEDED and self.degraded
+        return self.status is _SUCCEEDED and self.degraded
 
     @property
     def waits(self) -> bool:
@@ -184,7 +188,19 @@ class PhaseState(Struct, frozen=True, omit_defaults=True):
 _ENDINGS: Final = {status: Stand(status) for status in Status if status.is_terminal}
 
 
-class Job(Struct, frozen=True, omit_defaults=True):
+class Standing(NamedTuple):
+    """What the shell asks of a job at every step, seen in one look at its units."""
+
+    out: dict[str, int]  # how many commands of each phase are out
+    ready: dict[Unit, datetime]  # the units that wait for room, with the moment since which they do
+    due: datetime | None  # the first deadline or end of a lease of what is out
+    retry_at: datetime | None  # the first attempt that waits for its time
+
+
+NOTHING: Final = Standing({}, {}, None, None)  # of a job that has not begun
+
+
+class Job(Struct, frozen=True, omit_defaults=True, dict=True):
     """One upload's way through one pipeline version. `phases` has a row for each declared phase, in their order.
 
     `deadline` is for the work, `expires_at` for all the waiting beside it. A paused job gives no
@@ -221,25 +237,34 @@ class Job(Struct, frozen=True, omit_defaults=True):
         """Every phase, and every item of those that fan out."""
         for name, state in self.phases.items():
             yield name, None, state
-            for item, unit in state.items.items():
-                yield name, item, unit
+            if state.items:
+                for item, unit in state.items.items():
+                    yield name, item, unit
 
-    def out(self) -> dict[str, int]:
-        """How many commands of each phase are out."""
-        found: dict[str, int] = {}
-        for name, _, state in self.units():
+    @cached_property
+    def standing(self) -> Standing:
+        """Computed once: a job is frozen."""
+        out: dict[str, int] = {}
+        ready: dict[Unit, datetime] = {}
+        due: list[datetime] = []
+        again: list[datetime] = []
+        for name, item, state in self.units():
             if state.deadline is not None:
-                found[name] = found.get(name, 0) + 1
-        return found
-
-    def ready(self) -> dict[Unit, datetime]:
-        """The units that wait for room, with the moment since which they do."""
-        return {(name, item): state.ready_at for name, item, state in self.units() if state.ready_at is not None}
+                out[name] = out.get(name, 0) + 1
+                due.append(state.deadline)
+                if state.lease_until is not None:
+                    due.append(state.lease_until)
+            else:
+                if state.ready_at is not None:
+                    ready[name, item] = state.ready_at
+                if state.retry_at is not None:
+                    again.append(state.retry_at)
+        return Standing(out, ready, min(due, default=None), min(again, default=None))
 
     @property
     def is_over(self) -> bool:
         """Whether it has ended, well or badly."""
-        return self.status is not Status.QUEUED and self.status is not Status.RUNNING
+        return self.status is not _QUEUED and self.status is not _RUNNING
 
     @property
     def degraded(self) -> bool:
@@ -254,11 +279,10 @@ class Job(Struct, frozen=True, omit_defaults=True):
         """
         if self.is_over:
             return None
-        paused = self.paused_until
+        paused, standing = self.paused_until, self.standing
         due = paused if paused is not None else min(self.deadline, self.expires_at)
-        for _, _, state in self.units():
-            if state.deadline is not None:
-                due = min(due, state.deadline, state.lease_until or state.deadline)
-            elif state.retry_at is not None and paused is None:
-                due = min(due, state.retry_at)
+        if standing.due is not None:
+            due = min(due, standing.due)
+        if standing.retry_at is not None and paused is None:
+            due = min(due, standing.retry_at)
         return due

@@ -11,7 +11,7 @@ each of which has room for one unit more than `TAKEN_BYTES` when it is sent off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 from contracts.jobs import (
@@ -22,14 +22,6 @@ from contracts.jobs import (
     JOB_REOPENED,
     JOB_STARTED,
     JOB_SUCCEEDED,
-    ItemCounts,
-    JobCancelled,
-    JobChanged,
-    JobDead,
-    JobFailed,
-    JobReopened,
-    JobStarted,
-    JobSucceeded,
     PhaseChange,
     Status,
 )
@@ -51,90 +43,100 @@ def told(step: Step, job: Job) -> list[Event]:
     """
     before, waits = step.before, waiting_on(job)
     detailed = len(step.moved) <= DETAILED_MAX
-    about: dict[str, Any] = {"job_id": job.id, "tenant": job.tenant, "revision": step.revision, "at": step.at}
-    moved: dict[str, Any] = {
-        "changes": [_change(phase, item, step.unit(phase, item), detailed) for phase, item in step.moved],
-        "waiting_on": waits,
-    }
+    changes = [_change(phase, item, step.unit(phase, item), detailed) for phase, item in step.moved]
     found = []
     if before is None or before.is_over:
-        found.append(_opened(step, job, about if job.is_over else about | moved))
+        found.append(_opened(step, job, *(([], None) if job.is_over else (changes, waits))))
         if before is None:
-            found += [
-                Event(JOB_CHANGED, JobChanged(**about, **taken, deadline=job.deadline)) for taken in _taken_over(job)
-            ]
+            found += [Event(JOB_CHANGED, taken) for taken in _taken_over(step, job)]
     elif not job.is_over:
         clock = (before.deadline, before.paused_until) != (job.deadline, job.paused_until)
         if step.moved or clock or waits != waiting_on(before):
-            changed = JobChanged(**about, **moved, status=job.status, deadline=job.deadline)
+            status, deadline = job.status, job.deadline
+            changed = {**_about(step, job, changes, waits), "status": status, "deadline": deadline}
             found.append(Event(JOB_CHANGED, changed))
     if job.is_over:
-        found.append(_ended(step, job, about | moved))
+        found.append(_ended(step, job, _about(step, job, changes, waits)))
     return found
 
 
-def _opened(step: Step, job: Job, about: Mapping[str, Any]) -> Event:
+def _about(step: Step, job: Job, changes: list[dict[str, Any]], waits: str | None) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "tenant": job.tenant,
+        "revision": step.revision,
+        "at": step.at,
+        "changes": changes,
+        "waiting_on": waits,
+    }
+
+
+def _opened(step: Step, job: Job, changes: list[dict[str, Any]], waits: str | None) -> Event:
+    about = _about(step, job, changes, waits)
     pinned = {"pipeline_version": job.pipeline_version, "phases": list(job.phases), "deadline": job.deadline}
     if step.before is not None:
         status = Status.RUNNING if job.is_over else job.status
-        return Event(JOB_REOPENED, JobReopened(**about, **pinned, status=status))
-    whose = {"upload_id": job.upload_id, "batch_id": job.batch_id, "pipeline": job.pipeline}
-    started = JobStarted(**about, **pinned, **whose, edit_of=job.edit_of, version=job.version)
-    return Event(JOB_STARTED, started)
+        return Event(JOB_REOPENED, {**about, "status": status, **pinned})
+    upload = {"upload_id": job.upload_id, "batch_id": job.batch_id, "pipeline": job.pipeline}
+    return Event(JOB_STARTED, {**about, **upload, **pinned, "edit_of": job.edit_of, "version": job.version})
 
 
-def _taken_over(job: Job) -> Iterator[dict[str, Any]]:
+def _taken_over(step: Step, job: Job) -> Iterator[dict[str, Any]]:
     """What each event says of the units that a new version has from the job before it."""
-    about = {"status": Status.RUNNING if job.is_over else job.status, "waiting_on": waiting_on(job)}
-    changes: list[PhaseChange] = []
+    status, waits = Status.RUNNING if job.is_over else job.status, waiting_on(job)
+
+    def said(changes: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**_about(step, job, changes, waits), "status": status, "deadline": job.deadline}
+
+    changes: list[dict[str, Any]] = []
     size = 0
     for phase, item, state in job.units():
         if state.made_by is None:
             continue
         change = _change(phase, item, state, detailed=True)
         changes.append(change)
-        size += len(change.__pydantic_serializer__.to_json(change))
+        size += len(PhaseChange(**change).model_dump_json())
         if size > TAKEN_BYTES:
-            yield {**about, "changes": changes}
+            yield said(changes)
             changes, size = [], 0
     if changes:
-        yield {**about, "changes": changes}
+        yield said(changes)
 
 
-def _ended(step: Step, job: Job, about: Mapping[str, Any]) -> Event:
+def _ended(step: Step, job: Job, about: dict[str, Any]) -> Event:
     match job.status:
         case Status.SUCCEEDED:
-            return Event(JOB_SUCCEEDED, JobSucceeded(**about, degraded=job.degraded))
+            return Event(JOB_SUCCEEDED, {**about, "degraded": job.degraded})
         case Status.CANCELLED:
-            return Event(JOB_CANCELLED, JobCancelled(**about))
+            return Event(JOB_CANCELLED, about)
     phase, code, detail = step.why
-    if job.status is Status.FAILED:
-        return Event(JOB_FAILED, JobFailed(**about, phase=phase, code=code, detail=detail))
-    return Event(JOB_DEAD, JobDead(**about, phase=phase, code=code, detail=detail))
+    ending = JOB_FAILED if job.status is Status.FAILED else JOB_DEAD
+    return Event(ending, {**about, "phase": phase, "code": code, "detail": detail})
 
 
-def _change(phase: str, item: str | None, state: PhaseState, detailed: bool) -> PhaseChange:
+def _change(phase: str, item: str | None, state: PhaseState, detailed: bool) -> dict[str, Any]:
+    """The fields of a PhaseChange."""
     counts = None
     if state.items:
         statuses = [unit.status for unit in state.items.values()]
         ended = len(statuses) - statuses.count(Status.QUEUED) - statuses.count(Status.RUNNING)
         lost = ended - statuses.count(Status.SUCCEEDED)
-        counts = ItemCounts(total=len(statuses), ended=ended, gave_up=lost)
-    return PhaseChange(
-        phase=phase,
-        item=item,
-        status=state.status,
-        attempt=state.attempt,
-        deadline=state.deadline,
-        retry_at=state.retry_at,
-        code=state.code,
-        detail=state.detail if detailed else None,
-        engine=state.engine,
-        degraded=state.degraded,
-        started_at=state.started_at,
-        ended_at=state.ended_at,
-        artifacts=list(state.artifacts),
-        facts=dict(state.facts),
-        items=counts,
-        made_by=state.made_by,
-    )
+        counts = {"total": len(statuses), "ended": ended, "gave_up": lost}
+    return {
+        "phase": phase,
+        "item": item,
+        "status": state.status,
+        "attempt": state.attempt,
+        "deadline": state.deadline,
+        "retry_at": state.retry_at,
+        "code": state.code,
+        "detail": state.detail if detailed else None,
+        "engine": state.engine,
+        "degraded": state.degraded,
+        "started_at": state.started_at,
+        "ended_at": state.ended_at,
+        "artifacts": state.artifacts,
+        "facts": state.facts,
+        "items": counts,
+        "made_by": state.made_by,
+    }
