@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import psutil
-from nats.aio.msg import Msg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -79,7 +78,7 @@ async def project(engine: AsyncEngine, stories: Sequence[Story], part: slice) ->
 
 
 def _delivery(one: Outgoing) -> Delivery:
-    return Delivery(Msg(None, one.subject, "", one.body, one.headers))  # type: ignore[arg-type]
+    return Delivery(one.subject, b"", one.head.encode(), one.body)
 
 
 async def crowd(
