@@ -1,5 +1,5 @@
-"""`just bench [idle|orchestration|flat|bridge|streams|photos]`: figures of the whole stack, started on free ports.
-`just bench analysis|detection|lut|gpu|cost|ocr|style [OPTIONS]`: one part, no stack; `--help` tells its options.
+"""`just bench [idle|orchestration|flat|bridge|streams|photos]`: figures of the whole stack, on free ports.
+`just bench analysis|detection|lut|gpu|cost|ocr|documents|style [OPTIONS]`: one part, no stack; see `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
@@ -12,6 +12,7 @@
     lut             a LUT over a picture on one core, beside Pillow, OpenColorIO, numba and torch
     gpu             every GPU engine at full size: items/s, memory, batches, precisions, share of the card's roofline
     ocr             each OCR engine that runs here on school papers: CER, WER, fields, CPU seconds per page
+    documents       a corpus of school papers the whole way: CER, WER, fields by condition, pages/s, bills
     style           PSNR of a look learnt from 5, 8, 15 pairs by every way and without; the time of 20 pairs
     cost            what a gallery's photo and 1,000 pages cost, from measured seconds and the price table
 
@@ -48,6 +49,7 @@ PARTS = {
     "lut": "tests.bench.lut",
     "gpu": "tests.bench.gpu",
     "cost": "tests.bench.cost",
+    "documents": "tests.bench.documents",
     "ocr": "tests.bench.ocr",
     "style": "tests.bench.style",
 }

@@ -2,7 +2,9 @@
 
 Each page is drawn, not scanned: what is printed where is known to the letter. A seed decides names, marks,
 wording and typeface, so that the same seed is the same page everywhere. `worn` makes of a clean page what a
-phone or a worn-out copier makes of it. Nobody on these pages exists. The typefaces ship in matplotlib's wheel.
+phone or a worn-out copier makes of it. Nobody on these pages exists. The typefaces ship in matplotlib's wheel; those
+that look like handwriting in wheels of their own (SIL Open Font License): with one of them, what a teacher fills in
+is written by hand, and the form around it is printed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,12 @@ Row = tuple[str, ...]
 A4_INCHES: Final = (8.27, 11.69)
 INK, RULE, SHADE = (24, 24, 32), (90, 90, 90), (228, 232, 238)
 FACES: Final = (("DejaVuSans", "DejaVuSans-Bold"), ("DejaVuSerif", "DejaVuSerif-Bold"))
+TIMES: Final = ("STIXGeneral", "STIXGeneralBol")
+HANDS: Final = {
+    # name        package, file, size beside print, whether its small letters are small capitals
+    "Intuitive": ("font_intuitive", "files/Intuitive.ttf", 1.0, False),
+    "Amatic": ("font_amatic_sc", "files/AmaticSC-Bold.ttf", 1.35, True),
+}
 MARKS: Final = ("A+", "A", "A-", "B+", "B", "B-", "C+", "C", "D")
 
 # fmt: off
@@ -116,10 +124,17 @@ class Paper:
         return "\n".join(line.text for line in self.lines)
 
 
-def report_card(seed: int, language: str = "en", dpi: int = 200, subjects: int = 8) -> Paper:
+def report_card(
+    seed: int,
+    language: str = "en",
+    dpi: int = 200,
+    subjects: int = 8,
+    face: tuple[str, str] | None = None,
+    hand: str | None = None,
+) -> Paper:
     """A title, four labelled fields, a ruled table of subjects with marks, and a paragraph of comments."""
     rng, words = np.random.default_rng(seed), WORDS[language]
-    pen = _Pen("report card", language, dpi, rng)
+    pen = _Pen("report card", language, dpi, rng, face, hand)
     pen.title(str(words["card"]))
     pen.fields(
         {
@@ -139,10 +154,12 @@ def report_card(seed: int, language: str = "en", dpi: int = 200, subjects: int =
     return pen.paper()
 
 
-def education_plan(seed: int, language: str = "en", dpi: int = 200) -> Paper:
+def education_plan(
+    seed: int, language: str = "en", dpi: int = 200, face: tuple[str, str] | None = None, hand: str | None = None
+) -> Paper:
     """A title, fields, a paragraph, two columns of text beside each other, and a ruled table of goals."""
     rng, words = np.random.default_rng(seed), WORDS[language]
-    pen = _Pen("education plan", language, dpi, rng)
+    pen = _Pen("education plan", language, dpi, rng, face, hand)
     pen.title(str(words["plan"]))
     pen.fields(
         {
@@ -220,13 +237,22 @@ def _pick(rng: np.random.Generator, among: tuple[str, ...]) -> str:
 class _Pen:
     """Writes down the page and, at the same time, what it wrote."""
 
-    def __init__(self, kind: str, language: str, dpi: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        kind: str,
+        language: str,
+        dpi: int,
+        rng: np.random.Generator,
+        face: tuple[str, str] | None,
+        hand: str | None,
+    ) -> None:
         self._width, height = (round(inches * dpi) for inches in A4_INCHES)
         self._image = Image.new("RGB", (self._width, height), (252, 252, 250))
         self._draw = ImageDraw.Draw(self._image)
         self._em = dpi * 11 / 72  # 11 points
         self._left, self._y = 0.1 * self._width, 0.06 * height
-        self._faces = FACES[int(rng.integers(len(FACES)))]
+        drawn = FACES[int(rng.integers(len(FACES)))]  # drawn in any case: the same seed has the same wording
+        self._faces, self._hand = face or drawn, hand
         self._paper = Paper(kind, language, np.zeros((0, 0, 3), np.uint8))
 
     def paper(self) -> Paper:
@@ -244,7 +270,7 @@ class _Pen:
 
     def fields(self, fields: dict[str, tuple[str, str]]) -> None:
         for what, (label, value) in fields.items():
-            self._write(f"{label}: {value}", self._left, self._y)
+            self._filled(f"{label}: ", value, self._left, self._y)
             self._paper.fields[what] = (label, value)
             self._y += 1.7 * self._em
         self._y += 0.8 * self._em
@@ -268,7 +294,8 @@ class _Pen:
         self._draw.rectangle((self._left, top, self._left + wide, top + high), fill=SHADE)
         for row, texts in enumerate(rows):
             for column, text in enumerate(texts):
-                self._write(text, edges[column] + 0.5 * self._em, top + row * high + 0.45 * self._em, bold=row == 0)
+                x, y = edges[column] + 0.5 * self._em, top + row * high + 0.45 * self._em
+                self._write(text, x, y, bold=row == 0, hand=row > 0 and column > 0)
         thick = max(1, round(self._em / 14))
         for line in range(len(rows) + 1):
             self._draw.line((edges[0], top + line * high, edges[-1], top + line * high), RULE, thick)
@@ -279,25 +306,48 @@ class _Pen:
 
     def _flow(self, text: str, x: float, y: float, wide: float) -> float:
         """Set a paragraph in lines no longer than `wide`. Returns where the next thing may begin."""
-        font, line = self._font(bold=False, scale=1.0), ""
+        font, line = self._font(bold=False, scale=1.0, hand=True), ""
         for word in [*text.split(), ""]:
             longer = f"{line} {word}".strip()
             if word and font.getlength(longer) <= wide:
                 line = longer
                 continue
-            self._write(line, x, y)
+            self._write(line, x, y, hand=True)
             y, line = y + 1.5 * self._em, word
         return y + 0.8 * self._em
 
-    def _write(self, text: str, x: float, y: float, *, bold: bool = False, scale: float = 1.0) -> None:
-        font = self._font(bold=bold, scale=scale)
+    def _filled(self, label: str, value: str, x: float, y: float) -> None:
+        """A label and what was filled in beside it, as one line."""
+        if self._hand is None:
+            self._write(label + value, x, y)
+            return
+        self._write(label.strip(), x, y)
+        start = self._paper.lines.pop()
+        self._write(value, x + self._font(bold=False, scale=1.0).getlength(label), y, hand=True)
+        end = self._paper.lines.pop()
+        left, top = start.box[0], min(start.box[1], end.box[1])
+        right = end.box[0] + end.box[2]
+        bottom = max(start.box[1] + start.box[3], end.box[1] + end.box[3])
+        self._paper.lines.append(Printed(label + value, (left, top, right - left, bottom - top)))
+
+    def _write(
+        self, text: str, x: float, y: float, *, bold: bool = False, scale: float = 1.0, hand: bool = False
+    ) -> None:
+        font = self._font(bold=bold, scale=scale, hand=hand)
         self._draw.text((x, y), text, INK, font)
         left, top, right, bottom = self._draw.textbbox((x, y), text, font)
         self._paper.lines.append(Printed(text, (left, top, right - left, bottom - top)))
 
-    def _font(self, *, bold: bool, scale: float) -> ImageFont.FreeTypeFont:
-        found = find_spec("matplotlib")
-        assert found is not None
-        assert found.origin is not None
-        folder = Path(found.origin).parent / "mpl-data/fonts/ttf"
-        return ImageFont.truetype(folder / f"{self._faces[bold]}.ttf", round(self._em * scale))
+    def _font(self, *, bold: bool, scale: float, hand: bool = False) -> ImageFont.FreeTypeFont:
+        if hand and self._hand is not None:
+            package, file, size, _ = HANDS[self._hand]
+            return ImageFont.truetype(_folder(package) / file, round(self._em * scale * size))
+        file = f"mpl-data/fonts/ttf/{self._faces[bold]}.ttf"
+        return ImageFont.truetype(_folder("matplotlib") / file, round(self._em * scale))
+
+
+def _folder(package: str) -> Path:
+    found = find_spec(package)
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent

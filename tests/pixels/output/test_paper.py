@@ -7,6 +7,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pikepdf
@@ -42,11 +43,11 @@ def line(**words: tuple[float, float, float, float]) -> Line:
     return Line(text=" ".join(words), words=told, confidence=0.9)
 
 
-def of_words(rotation: int = 0) -> Page:
+def of_words(rotation: Any = 0) -> Page:
     lines = [line(**{text: box}) for text, box in list(WORDS.items())[2:]]
     lines.insert(0, line(**dict(list(WORDS.items())[:2])))
     block = Block(kind=Kind.TEXT, box=(0, 0, 1, 1), lines=lines)
-    return Page(engine="test@1", width=100, height=140, rotation=rotation, blocks=[block])  # type: ignore[arg-type]
+    return Page(engine="test@1", width=100, height=140, rotation=rotation, blocks=[block])
 
 
 def document(*pages: Page | None, why: Reason = Reason.NO_TEXT) -> bytes:
@@ -186,7 +187,8 @@ def test_a_field_says_where_it_is_and_how_sure_it_is() -> None:
     found = fields.extract(documents.read(document(text("Student: Noah"))), templates.load()["report-card"]).fields
     name = found["name"]
     assert name is not None
-    assert (name.page, name.box, name.confidence) == (1, pytest.approx((0.2, 0.1, 0.09, 0.02)), 0.9)
+    assert (name.page, name.confidence) == (1, 0.9)
+    assert name.box == pytest.approx((0.2, 0.1, 0.09, 0.02))
 
 
 def test_rows_are_read_below_headings_and_a_mark_that_is_none_is_unsure() -> None:
