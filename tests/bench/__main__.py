@@ -1,4 +1,4 @@
-"""`just bench [idle|orchestration|flat|bridge|streams|photos]`: figures of the whole stack, on free ports.
+"""`just bench [idle|orchestration|flat|bridge|streams|photos|papers]`: figures of the whole stack, on free ports.
 `just bench analysis|detection|lut|gpu|cost|ocr|documents|style [OPTIONS]`: one part, no stack; see `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
@@ -7,6 +7,7 @@
     bridge          what the bridge adds to a call on Modal, and how many calls one process watches
     streams         a thousand clients follow a thousand jobs: how soon each is told, and what that costs
     photos          seconds per phase of the demo set, and photos/s
+    papers          a mixed PDF of 120 pages, and one of 500, the whole way (takes minutes): pages/s, memory
     analysis        CPU milliseconds of each part of the analysis of a 24 MP photo
     detection       precision and recall of the power line and exit sign detectors, over a known truth
     lut             a LUT over a picture on one core, beside Pillow, OpenColorIO, numba and torch
@@ -37,7 +38,7 @@ from console.client import Connection
 from stack import control, demo
 from stack.home import Home
 from stack.ports import anywhere
-from tests.bench import bridge, orchestration, peers, streams
+from tests.bench import bridge, orchestration, papers, peers, streams
 
 IDLE_S = 20.0
 JOBS, SINGLES = 3000, 200
@@ -136,6 +137,7 @@ def main() -> None:
         "bridge": lambda home: asyncio.run(bridge.measure(home, home.path)),
         "streams": lambda home: asyncio.run(streams.measure(home)),
         "photos": photos,
+        "papers": lambda home: asyncio.run(papers.measure(home)),
     }
     if strangers := set(wanted) - set(known):
         sys.exit(f"no bench is called {', '.join(sorted(strangers))}; there are {', '.join([*known, *PARTS])}")

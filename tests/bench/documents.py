@@ -191,9 +191,8 @@ def told(paces: Mapping[str, Mapping[str, list[float]]], aud: float) -> None:
         bill = cost._bill(known, "cpu", 1000, each[-1], 1) if each[-1] else 0.0
         cells = " | ".join(f"{step:.3f} s" for step in steps)
         print(f"| {name} | {cells} | {1 / sum(steps):.2f} | {money(bill, aud)} |")
-    print(
-        f"\n| a month on Modal's CPU, {DOCUMENT_PAGES} pages each | {' | '.join(map(str, DOCUMENTS))} |\n|---|---|---|"
-    )
+    print(f"\n| a month on Modal's CPU, {DOCUMENT_PAGES} pages each | {' | '.join(map(str, DOCUMENTS))} |")
+    print("|---|---|---|")
     for name, containers in (("all at once: one cold start, one wait", 1), ("one by one: each pays its own", None)):
         bills = [cost._bill(known, "cpu", n * DOCUMENT_PAGES, each[0], containers or n) for n in DOCUMENTS]
         print(f"| {name} | {' | '.join(money(bill, aud) for bill in bills)} |")

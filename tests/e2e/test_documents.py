@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -129,3 +130,38 @@ async def test_pictures_of_pages_become_a_pdf_that_can_be_searched(stack: Stack,
 async def test_what_cannot_be_read_ends_with_a_code_that_says_why(stack: Stack, data: bytes, code: str) -> None:
     job = await stack.ended(await stack.upload(data, pipeline="document"))
     assert (job["status"], job["error"]["code"]) == ("failed", code)
+
+
+async def test_pages_can_be_read_while_others_wait_and_no_kill_in_between_loses_or_reads_one_twice(
+    stack: Stack,
+) -> None:
+    cards = [school.report_card(40 + n, subjects=2, dpi=120) for n in range(6)]
+    data = papers.pdf([papers.Scan(card) for card in cards])
+    answer = await stack.upload(data, pipeline="document")
+    job_id = answer.json()["job_id"]
+    early = await stack.until(job_id, lambda job: items(job, "ocr")["ended"] >= 1)
+    assert items(early, "ocr")["ended"] < len(cards), "the others are still waited for"
+    listed = (await stack.client.get(f"/v1/jobs/{job_id}/phases/ocr/items")).json()["items"]
+    first = next(item for item in listed if item["status"] == "succeeded")
+    number = int(first["item"][1:])
+    assert cards[number - 1].fields["name"][1] in (await stack.artifact(early, f"ocr.{first['item']}.page.md")).decode()
+    for service in ("ingest", "gpu-bridge", "output", "orchestrator"):
+        stack.kill(service)
+    await stack.ready()
+    job = await stack.ended(answer)
+    assert (job["status"], phase(job, "assemble")["facts"]["not_read"]) == ("succeeded", []), job
+    opened = pypdfium2.PdfDocument(await stack.artifact(job, "deliver.document.pdf"))
+    for n, card in enumerate(cards):
+        assert card.fields["name"][1] in " ".join(opened[n].get_textpage().get_text_range().split())
+    bought = await asyncio.to_thread(
+        stack.rows,
+        "SELECT e.call FROM gpu_bridge.epochs e WHERE e.code IS NULL AND e.ended_at IS NOT NULL AND e.call IN "
+        f"(SELECT c.call FROM gpu_bridge.commands c WHERE c.key LIKE '{job_id}.ocr.%')",
+    )
+    assert len(bought) == len({row["call"] for row in bought}) == len(cards), "each page was read once"
+
+
+def items(job: dict[str, Any], name: str) -> dict[str, int]:
+    """How the items of a phase stand; of one that has none yet, none."""
+    counted = next((one.get("items") for one in job["phases"] if one["name"] == name), None)
+    return counted or {"total": 0, "ended": 0}
