@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from contracts.artifacts import Artifact
+from contracts.documents import PAGES_MAX, Reason, Sheet, sheet_id
 from contracts.errors import ERRORS
 from contracts.jobs import PhaseChange, Status
 from contracts.phases import PhaseSucceeded
@@ -18,10 +20,12 @@ from orchestrator.machine.inputs import Begin, Cancel, Input, Retry, Succeeded, 
 from orchestrator.machine.job import Job
 from orchestrator.machine.pipeline import Pipeline
 from orchestrator.machine.soundness import PHASES_MAX
+from orchestrator.pipelines import BUILT_IN, load
 from tests.unit.orchestrator.given import JOB, START, World, artifact, phase, pipeline, upload
 
 CHANGE_BYTES_MAX = 430  # see machine/telling.py
 LONG = "p" * 31
+KEY = "00000000-0000-4000-8000-000000000000"  # of what is sealed
 IDS = [f"{n:060d}" for n in range(ITEMS_MAX)]  # as many and as long as one phase may find out
 
 
@@ -127,3 +131,24 @@ def test_a_job_grows_by_a_few_hundred_bytes_per_item() -> None:
 
 def size(world: World) -> int:
     return len(msgspec.json.encode(world.state, enc_hook=lambda model: model.__dict__))
+
+
+def sealed_at(key: str, name: str) -> Artifact:
+    return Artifact(key=key, name=name, sha256="0" * 64, size=9_999_999, media_type="application/json", sealed=KEY)
+
+
+def test_a_document_of_as_many_pages_as_may_be_fits_into_its_commands() -> None:
+    some = 20  # a command grows by the same for each page
+    ids = [sheet_id(n) for n in range(1, some + 1)]
+    pages: Any = [Sheet(id=id_, number=n, ocr=True, why=Reason.NO_TEXT).model_dump() for n, id_ in enumerate(ids, 1)]
+    world = World(load(BUILT_IN / "document.yaml")).begins(media_type="application/pdf")
+    world.succeeds("inspect", pages=pages)
+    made = {"rasterize": ("image.jpg",), "ocr": ("ocr.json", "page.md")}
+    for name, files in made.items():
+        place = f"calls/{'t' * 32}/{'0' * 64}/1" if name == "ocr" else f"jobs/{JOB}/rasterize/p500/1"
+        for id_ in ids:
+            world.succeeds(name, id_, artifacts=[sealed_at(f"{place}/{file}", file) for file in files])
+    world.succeeds("assemble", artifacts=[artifact("document.json")])
+    sent = {command.phase: len(command.model_dump_json()) for command in world.commands}
+    assert world.stands().endswith("deliver out")
+    assert 0.7 * BODY_BYTES_MAX < sent["assemble"] * PAGES_MAX / some < BODY_BYTES_MAX - 4096
