@@ -38,6 +38,7 @@ PART_BYTES: Final = 8 * 1024 * 1024  # one part in memory per upload; the 10,000
 PIECE_BYTES: Final = 512 * 1024  # of what is read piece by piece
 THREADS: Final = 16
 STREAMS: Final = 64  # uploads at once; a client may be slow, so they have threads of their own
+LOOKED_FOR: Final = "uploads/.ready"
 CONNECT_S: Final = 3.0
 READ_S: Final = 60.0
 CROSSED_MAX: Final = 5  # tries of a conditional write that meets another one
@@ -271,8 +272,15 @@ class Objects:
 
     async def check(self) -> None:
         """Readiness. Raises STORAGE_UNAVAILABLE when the bucket cannot be reached or does not exist."""
-        if not await self._run(lambda: self._client.bucket_exists(self._bucket)):
-            raise error("STORAGE_UNAVAILABLE", "the bucket does not exist")
+
+        def look() -> None:  # for an object that nobody has: whoever may read some needs no right on the bucket
+            try:
+                self._client.get_object(self._bucket, LOOKED_FOR).close()
+            except S3Error as problem:
+                if problem.code not in _MISSING:
+                    raise
+
+        await self._run(look)
 
     async def read_url(
         self, key: str, lives: timedelta, *, public: bool = False, headers: dict[str, str] | None = None

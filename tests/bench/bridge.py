@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ import psutil
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from pydantic import SecretStr
 
 from contracts.artifacts import ObjectRef
 from contracts.envelope import CallRequest, Item, ReadUrl, WriteUrl
@@ -187,6 +188,12 @@ def _alone(home: Home) -> Iterator[None]:
         supervisor.send_signal(signal.SIGCONT)
 
 
+def _admin(settings: Settings, known: Mapping[str, str]) -> Settings:
+    """The bridge's settings with the keys of set-up: the bench puts its inputs where the bridge may not."""
+    keys = {name: SecretStr(known[f"SAFELIGHT_{name.upper()}"]) for name in ("s3_access_key", "s3_secret_key")}
+    return settings.model_copy(update=keys)
+
+
 @contextlib.asynccontextmanager
 async def _set_up(home: Home, modal: ModalPlatform) -> AsyncIterator[_Bench]:
     known = control.setup_environment(home)
@@ -194,7 +201,7 @@ async def _set_up(home: Home, modal: ModalPlatform) -> AsyncIterator[_Bench]:
     given = services.environment(_row(), home.read_state()["ports"], home.secrets())
     fields = {name.removeprefix("SAFELIGHT_").lower(): value for name, value in given.items()}
     settings = Settings(**{name: value for name, value in fields.items() if name in Settings.model_fields})  # type: ignore[arg-type]
-    objects, nc = Objects(settings), await nats.connect(url, user=user, password=password)
+    objects, nc = Objects(_admin(settings, known)), await nats.connect(url, user=user, password=password)
     inputs = {}
     for role, (data, kind) in {"image": (PICTURE, "image/png"), "lut": (LUT, "application/x-cube-lut")}.items():
         key = f"bench/{uuid4()}"

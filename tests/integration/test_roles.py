@@ -10,11 +10,12 @@ import httpx
 import nats
 import pytest
 from minio import Minio
+from minio.error import S3Error
 from nats.aio.client import Client
 
 from contracts.catalog import CHANNELS
 from contracts.topology import CONSUMERS, PUBLISHERS, inbox_of
-from stack import broker
+from stack import broker, storage
 from stack.setup import SetupSettings, setup
 from tests.integration.conftest import until
 from tests.servers.models import NatsServer, S3Server
@@ -165,3 +166,48 @@ async def test_a_bucket_that_somebody_made_public_is_private_again_after_set_up(
     await until(lambda: answers(url, 403))
     assert await answers(f"{s3_server.endpoint}/safelight?list-type=2", 403)
     bucket.remove_object("safelight", "uploads/secret")
+
+
+# What each may do with each folder, in other words than the table's: r reads, w writes and removes, l lists.
+MAY = {
+    #              uploads  originals  jobs   calls  styles  keys  anything else
+    "ingest":     ("rwl",   "rwl",     "rwl", "r",   "rwl",  "rwl", ""),
+    "gpu-bridge": ("r",     "r",       "r",   "rwl", "r",    "r",   ""),
+    "output":     ("r",     "r",       "rwl", "r",   "",     "r",   ""),
+}  # fmt: skip
+FOLDERS = ("uploads", "originals", "jobs", "calls", "styles", "keys", "secrets")
+
+
+@pytest.mark.parametrize("service", MAY)
+def test_an_identity_reaches_the_folders_of_its_work_only(
+    prepared: SetupSettings, s3_server: S3Server, server_secrets: dict[str, str], service: str
+) -> None:
+    def bucket(access: str, secret: str) -> Minio:
+        return Minio(f"127.0.0.1:{s3_server.port}", access, secret, secure=False, region="us-east-1")
+
+    def allowed(attempt: Callable[[], object]) -> bool:
+        try:
+            attempt()
+        except S3Error as problem:
+            if problem.code != "AccessDenied":
+                raise
+            return False
+        return True
+
+    admin = bucket(s3_server.access_key, s3_server.secret_key)
+    mine = bucket(service, server_secrets[storage.secret_of(service)])
+    for folder, may in zip(FOLDERS, MAY[service], strict=True):
+        key = f"{folder}/roles/{service}"
+        admin.put_object("safelight", key, io.BytesIO(b"x"), 1)
+        attempts = {
+            "r": lambda: mine.get_object("safelight", key).close(),  # noqa: B023  # called within its round
+            "w": lambda: mine.put_object("safelight", key, io.BytesIO(b"y"), 1),  # noqa: B023
+            "l": lambda: list(mine.list_objects("safelight", f"{folder}/roles/")),  # noqa: B023
+        }
+        assert "".join(letter for letter, attempt in attempts.items() if allowed(attempt)) == may, folder
+        signed = mine.presigned_get_object("safelight", key)
+        assert (httpx.get(signed).status_code == 200) == ("r" in may), "a link leads no further than who signed it"
+        assert allowed(lambda: mine.remove_object("safelight", key)) == ("w" in may), folder  # noqa: B023
+        admin.remove_object("safelight", key)
+    for attempt in (lambda: mine.make_bucket("other"), lambda: mine.set_bucket_policy("safelight", "{}")):
+        assert not allowed(attempt)

@@ -6,7 +6,9 @@ those of docker-compose.yml. This module is imported only when it is used: its l
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -15,7 +17,7 @@ from typing import Any
 
 from testcontainers.core.container import DockerContainer
 
-from stack import broker, servers
+from stack import broker, servers, storage
 
 READY_S = 60.0
 IMAGES = {"nats": "nats:2.15-alpine", "postgres": "postgres:18-alpine", "s3": "chrislusf/seaweedfs:4.48"}
@@ -39,9 +41,11 @@ def _postgres(ports: Mapping[str, int], secrets: Mapping[str, str]) -> tuple[Any
 
 def _s3(ports: Mapping[str, int], secrets: Mapping[str, str]) -> tuple[Any, Callable[[], bool]]:
     container = DockerContainer(IMAGES["s3"]).with_bind_ports(8333, ports["s3"])
-    container.with_command("mini -dir=/data -webdav=false -admin.ui=false -s3.iam=false -master.telemetry=false")
-    container.with_env("AWS_ACCESS_KEY_ID", secrets["SAFELIGHT_S3_ACCESS_KEY"])
-    container.with_env("AWS_SECRET_ACCESS_KEY", secrets["SAFELIGHT_S3_SECRET_KEY"])
+    known = Path(tempfile.mkdtemp()) / "identities.json"
+    known.write_text(json.dumps(storage.identities(secrets)))
+    container.with_volume_mapping(str(known), "/etc/seaweedfs/identities.json", "ro")
+    flags = "-webdav=false -admin.ui=false -s3.iam=false -s3.config=/etc/seaweedfs/identities.json"
+    container.with_command(f"mini -dir=/data -master.telemetry=false {flags}")
     return container, lambda: servers.http_ok(ports["s3"], "/healthz")
 
 

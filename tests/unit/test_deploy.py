@@ -7,6 +7,7 @@ with what a process of the embedded stack is given, and both with what the setti
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -23,7 +24,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from runtime.service import DRAIN_S
-from stack import broker
+from stack import broker, storage
 from stack.home import Refusal, new_secrets
 from stack.ports import PORTS
 from stack.services import SERVICES, Service, check, environment, setup_environment
@@ -109,7 +110,13 @@ def test_a_container_is_given_what_the_embedded_process_is_given(
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_HEADERS", raising=False)
     there = environment(service, PORTS, new_secrets())
     assert set(here) - ONLY_IN_CONTAINERS == set(there) - ONLY_IN_CONTAINERS
-    for name in ("SAFELIGHT_HTTP_PORT", "SAFELIGHT_NATS_USER", "SAFELIGHT_S3_BUCKET", "SAFELIGHT_S3_REGION"):
+    for name in (
+        "SAFELIGHT_HTTP_PORT",
+        "SAFELIGHT_NATS_USER",
+        "SAFELIGHT_S3_ACCESS_KEY",
+        "SAFELIGHT_S3_BUCKET",
+        "SAFELIGHT_S3_REGION",
+    ):
         assert str(here.get(name)) == str(there.get(name)), name
     database = re.compile(r"^\w+://(\w+):.*/(\w+)$")
     assert database.findall(here.get("SAFELIGHT_POSTGRES_URL", "")) == database.findall(
@@ -124,9 +131,8 @@ def test_the_setup_container_is_given_what_the_embedded_setup_is_given() -> None
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_a_container_knows_its_own_secrets_and_no_others(service: Service) -> None:
     own = {f"SAFELIGHT_{kind}_PASSWORD_{service.role.upper()}" for kind in ("NATS", "POSTGRES")}
-    shared = {
-        f"SAFELIGHT_{name}" for name in ("S3_ACCESS_KEY", "S3_SECRET_KEY", "API_KEYS", "OPERATOR_KEYS", "MASTER_KEYS")
-    }
+    own |= {f"SAFELIGHT_S3_SECRET_KEY_{service.role.upper()}"}
+    shared = {f"SAFELIGHT_{name}" for name in ("API_KEYS", "OPERATOR_KEYS", "MASTER_KEYS")}
     shared |= {"SAFELIGHT_SIGNING_KEYS"} if service.name == "output" else set()
     read = [pair for value in variables(service.name).values() for pair in VARIABLE.findall(str(value))]
     assert {name for name, how in read if how.startswith(":?")} <= own | shared
@@ -142,6 +148,12 @@ def test_an_address_names_a_container_in_reach_and_the_port_it_listens_on(contai
             host, port = address.groups()
             assert int(port) == listening[host], name
             assert set(CONTAINERS[host]["networks"]) & set(CONTAINERS[container]["networks"]), name
+
+
+def test_the_store_of_compose_knows_the_identities_of_the_embedded_one() -> None:
+    told = yaml.safe_load(COMPOSE)["configs"]["identities"]["content"]
+    names = {name for name, _ in VARIABLE.findall(told)}
+    assert json.loads(VARIABLE.sub(lambda found: found[1], told)) == storage.identities({name: name for name in names})
 
 
 # --- .env

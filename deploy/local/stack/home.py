@@ -26,8 +26,9 @@ ROLES: Final = ("INGEST", "ORCHESTRATOR", "GPU_BRIDGE", "OUTPUT")  # who has an 
 SECRETS: Final = (
     *(f"SAFELIGHT_NATS_PASSWORD_{name}" for name in ("SETUP", *ROLES)),
     *(f"SAFELIGHT_POSTGRES_PASSWORD_{name}" for name in ("ADMIN", *ROLES)),
-    "SAFELIGHT_S3_ACCESS_KEY",
+    "SAFELIGHT_S3_ACCESS_KEY",  # of set-up; a service's is its name
     "SAFELIGHT_S3_SECRET_KEY",
+    *(f"SAFELIGHT_S3_SECRET_KEY_{name}" for name in ROLES if name != "ORCHESTRATOR"),
     "SAFELIGHT_S3_INTERNAL_KEY",  # between the parts of the S3 server
     "SAFELIGHT_MASTER_KEYS",  # `name:secret,...`: the first wraps the keys of sealed work, the others open older ones
     "SAFELIGHT_API_KEY",  # of the tenant `demo`

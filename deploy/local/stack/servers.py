@@ -14,6 +14,7 @@ What survives what (docs of each server; our tests kill -9 all three):
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ from typing import Final
 
 import psutil
 
-from stack import accounts, broker
+from stack import accounts, broker, storage
 from stack.ports import HOST, seaweed_sockets
 from stack.processes import Program, base_environment, end
 
@@ -153,6 +154,7 @@ def postgres(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Progra
 def s3(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Program:
     """SeaweedFS: `weed mini` without its admin pages and WebDAV; ready in about 0.7 s, 110 MB."""
     _own(folder)
+    known = folder / "identities.json"
     options = {
         "dir": str(folder),
         "ip": HOST,
@@ -162,6 +164,7 @@ def s3(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Program:
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
         "s3.iam": "false",
+        "s3.config": str(known),
         "master.port": ports["s3-master"],
         "master.port.grpc": ports["s3-master-grpc"],
         "master.telemetry": "false",
@@ -189,6 +192,8 @@ def s3(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Program:
 
     def prepare() -> None:
         (folder / "mini.options").unlink(missing_ok=True)  # it would bring back options of an earlier version of us
+        known.touch(mode=0o600)
+        known.write_text(json.dumps(storage.identities(secrets)))
         tidy()
 
     return Program(
@@ -196,8 +201,6 @@ def s3(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Program:
         command=(_script("weed"), "-logtostderr=true", "mini", *flags),
         environment=base_environment(home)
         | {
-            "AWS_ACCESS_KEY_ID": secrets["SAFELIGHT_S3_ACCESS_KEY"],
-            "AWS_SECRET_ACCESS_KEY": secrets["SAFELIGHT_S3_SECRET_KEY"],
             # One store of names instead of the default's eight saves 90 MB after a restart.
             "WEED_LEVELDB_ENABLED": "true",
             "WEED_LEVELDB_DIR": "./names",

@@ -14,12 +14,13 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Final
 
+from stack import storage
 from stack.home import Home, Refusal
 from stack.ports import HOST
 from stack.processes import Program, base_environment
 from stack.servers import ADMIN, DATABASE, http_ok
 
-BUCKET: Final = "safelight"
+BUCKET: Final = storage.BUCKET
 REGION: Final = "us-east-1"
 TENANT: Final = "demo"
 OPERATOR: Final = "ops"
@@ -97,7 +98,7 @@ def environment(service: Service, ports: Mapping[str, int], secrets: Mapping[str
         password = secrets[f"SAFELIGHT_POSTGRES_PASSWORD_{upper}"]
         given["SAFELIGHT_POSTGRES_URL"] = _postgres(service.role, password, ports, DATABASE)
     if "s3" in service.servers:
-        given |= _s3(ports, secrets)
+        given |= _s3(ports, service.name, secrets[storage.secret_of(service.name)], secrets)
     if "s3-address" in service.servers:
         given["SAFELIGHT_S3_ENDPOINT"] = url(ports, "s3")
     if "tenants" in service.keys:
@@ -127,7 +128,7 @@ def setup_environment(ports: Mapping[str, int], secrets: Mapping[str, str]) -> d
     admin = roles.pop("SAFELIGHT_POSTGRES_PASSWORD_ADMIN")
     return {
         **_nats("setup", secrets["SAFELIGHT_NATS_PASSWORD_SETUP"], ports),
-        **_s3(ports, secrets),
+        **_s3(ports, secrets["SAFELIGHT_S3_ACCESS_KEY"], secrets["SAFELIGHT_S3_SECRET_KEY"], secrets),
         **roles,
         "SAFELIGHT_POSTGRES_ADMIN_URL": _postgres(ADMIN, admin, ports, DATABASE),
     }
@@ -188,12 +189,12 @@ def _postgres(user: str, password: str, ports: Mapping[str, int], database: str)
     return f"postgresql://{user}:{password}@{HOST}:{ports['postgres']}/{database}"
 
 
-def _s3(ports: Mapping[str, int], secrets: Mapping[str, str]) -> dict[str, str]:
+def _s3(ports: Mapping[str, int], access: str, secret: str, secrets: Mapping[str, str]) -> dict[str, str]:
     return {
         "SAFELIGHT_S3_ENDPOINT": url(ports, "s3"),
         "SAFELIGHT_S3_BUCKET": BUCKET,
         "SAFELIGHT_S3_REGION": REGION,
-        "SAFELIGHT_S3_ACCESS_KEY": secrets["SAFELIGHT_S3_ACCESS_KEY"],
-        "SAFELIGHT_S3_SECRET_KEY": secrets["SAFELIGHT_S3_SECRET_KEY"],
+        "SAFELIGHT_S3_ACCESS_KEY": access,
+        "SAFELIGHT_S3_SECRET_KEY": secret,
         "SAFELIGHT_MASTER_KEYS": secrets["SAFELIGHT_MASTER_KEYS"],
     }
