@@ -74,8 +74,8 @@ async def _one(home: Home, client: httpx.AsyncClient, data: bytes, pages: int) -
     print(f"  {job['status']} after {took:.1f} s: {pages / took:.2f} pages/s")
     for phase in job["phases"]:
         print(f"  {phase['name']:<12}  {phase.get('seconds')} s")
-    used = "   ".join(f"{name} {most[name]:.0f} ({before[name]:.0f})" for name in SERVICES)
-    print(f"  MiB at most     {used}", flush=True)
+    memory = "   ".join(f"{name} {most[name]:.0f} ({before[name]:.0f})" for name in SERVICES)
+    print(f"  MiB at most     {memory}", flush=True)
 
 
 async def _first_page(client: httpx.AsyncClient, place: str) -> str | None:

@@ -14,11 +14,15 @@ from typer.testing import CliRunner
 
 from console import cli
 from console.client import Connection
-from contracts.phases import RUN_STYLE
+from contracts.ocr import Page
+from contracts.phases import RUN_OCR, RUN_STYLE
 from gpu_bridge.app import build
 from gpu_bridge.providers import modal as ours
 from gpu_bridge.settings import Settings
+from ingest import pages
+from ingest.intake import PDF
 from runtime.objects import Objects
+from tests.documents import papers, school
 from tests.integration.conftest import SettingsOf
 from tests.integration.provider_conformance import INVERSE
 from tests.integration.wire import Site, command, outcome, picture, send, served, stored
@@ -69,6 +73,36 @@ async def test_a_test_call_goes_to_modal_and_back(site: Site) -> None:
     told = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith(("device", "engine", "result")))
     assert (told["engine"].strip(), told["device"].strip()) == ("cube-lut@2", "cpu")
     assert told["result"].strip() == "● it works"
+
+
+async def test_pages_of_a_document_are_read_on_modal_once_each_however_often_they_are_asked_for(
+    site: Site, settings: Settings, nc: Client
+) -> None:
+    objects = Objects(settings)
+    cards = [school.report_card(60 + n, subjects=2, dpi=110) for n in range(2)]
+    data = papers.pdf([papers.Scan(card) for card in cards])
+    first = command("ocr")
+    asked = []
+    for number, sheet in enumerate(pages.inspect(data, PDF).sheets, 1):
+        made = pages.rasterize(data, PDF, number, sheet.why).made[0].data
+        image = await stored(objects, made, "image/jpeg")
+        given = first.model_copy(update={"item": sheet.id, "inputs": {"image": image, "original": image}})
+        asked.append(await send(nc, RUN_OCR, given))
+        await send(nc, RUN_OCR, given, message_id=f"{given.key}.again")
+    for given, card in zip(asked, cards, strict=True):
+        told = await outcome(nc, given, 90)
+        assert (told.subject, told.body["engine"]) == ("evt.phase.v1.succeeded", "ppocr-onnx@1")
+        keys = {artifact["name"]: artifact["key"] for artifact in told.body["artifacts"]}
+        page = Page.model_validate_json(await objects.get(keys["ocr.json"]))
+        said = [line.text for block in page.blocks for line in block.lines]
+        assert f"{card.fields['name'][0]}: {card.fields['name'][1]}" in said
+        assert card.fields["name"][1] not in str(told.body), "what was read is in the object alone"
+    objects.close()
+    headers = {"Authorization": f"Bearer {OPS}"}
+    async with httpx.AsyncClient(base_url=site.url, headers=headers) as http:
+        costs: dict[str, Any] = (await http.get("/v1/providers/costs", params={"days": 1})).json()
+    [read] = [line for line in costs["lines"] if line["function"] == "ocr.read"]
+    assert (read["provider"], read["epochs"]) == ("modal", len(cards))
 
 
 async def test_it_is_listed_paused_and_passed_over_and_what_it_did_is_in_the_books(

@@ -64,6 +64,12 @@ def submit(
     ] = None,
     strength: Annotated[float | None, typer.Option(min=0, max=1, help="How much of the style.")] = None,
     crop: Annotated[str | None, typer.Option(help="Aspect such as 1:1, 4:5, 16:9; none keeps the frame.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Of a document, with commas between, such as en,es: hints.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Which fields are read out of a document, such as report-card.")
+    ] = None,
     batch: Annotated[
         str | None, typer.Option(metavar="ID|new", parser=_batch, help="The batch that the jobs belong to.")
     ] = None,
@@ -75,6 +81,7 @@ def submit(
 ) -> None:
     """Upload files; each becomes a job."""
     options = {"pipeline": pipeline, "style": style, "style_strength": strength, "crop": crop, "lane": lane}
+    options |= {"languages": languages, "template": template}
     fields = {name: str(value) for name, value in options.items() if value is not None}
     with board(live=watch and not as_json) as show:
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ WORDS: Mapping[str, tuple[float, float, float, float]] = {
     "94%": (0.70, 0.50, 0.76, 0.53),
     "\U0001f600x": (0.30, 0.80, 0.36, 0.83),
 }
+GUIDE = Path(__file__).parents[3] / "docs/guides/documents.md"
 KNOWN = {text.replace("\U0001f600", "\ufffd"): box for text, box in WORDS.items()}
 
 
@@ -201,7 +203,9 @@ def test_rows_are_read_below_headings_and_a_mark_that_is_none_is_unsure() -> Non
 
 
 def test_a_template_of_ones_own_is_a_file_in_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "permit.yaml").write_text("name: permit\nversion: 1\nfields: {holder: {labels: [Holder]}}\n")
+    told = re.search(r"<!-- a test loads this file -->\n```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert told is not None
+    (tmp_path / "permit.yaml").write_text(told[1])
     assert set(templates.load(tmp_path)) == {"report-card", "permit"}
     (tmp_path / "wrong.yaml").write_text("name: wrong\nversion: 1\nfields: {holder: {label: [Holder]}}\n")
     with pytest.raises(TemplateInvalid, match=r"wrong.yaml: .*labels"):

@@ -77,7 +77,7 @@ export function card(job, open) {
     button.setAttribute("aria-label", `${titleOf(next)}, ${next.status}: show details`);
     told.replaceChildren(phaseRow(next), ...[waitLine(next), errorLine(next.error)].filter(Boolean));
     const preview = previews.get(next.id);
-    if (preview && !shown && picture.src !== preview.url) picture.src = preview.url;
+    if (preview?.url && !shown && picture.src !== preview.url) picture.src = preview.url;
     if (thumbOf(next)) onceSeen(element, showThumb);
     tick();
   }

@@ -45,7 +45,7 @@ export function closed() {
 function pictures(job) {
   const made = SHOWABLE.map((name) => job.artifacts.find((it) => it.name === name)).find(Boolean);
   const preview = previews.get(job.id);
-  if (!made) return preview ? el("figure.compare", {}, el("img", { src: preview.url, alt: "The photo as it was uploaded" })) : null;
+  if (!made) return preview?.url ? el("figure.compare", {}, el("img", { src: preview.url, alt: "The photo as it was uploaded" })) : null;
 
   const result = el("img", { alt: "The finished photo" });
   const before = el("img", { alt: "The photo as it was uploaded" });
@@ -64,7 +64,7 @@ function pictures(job) {
   });
   place(before, job);
   link(made.url).then((url) => (result.src = url), () => {});
-  if (preview) before.src = preview.url;
+  if (preview?.url) before.src = preview.url;
   else link(`/v1/jobs/${job.id}/artifacts/original`).then((url) => (before.src = url), () => {});
   return figure;
 }

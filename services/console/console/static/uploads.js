@@ -60,9 +60,12 @@ function chosen() {
   return style ? { ...options, style, style_strength: byId("strength").value } : options;
 }
 
+const DOCUMENTS = ["application/pdf"];
+
 function take(files, accepted) {
-  const options = chosen();
+  const photo = chosen();
   for (const file of files) {
+    const options = DOCUMENTS.includes(file.type) ? { pipeline: "document" } : photo;
     const bar = el("progress", { max: 1, value: 0, "aria-label": `Upload of ${file.name}` });
     const row = el("li", {}, el("span.title", {}, file.name), bar);
     byId("uploads").append(row);
@@ -84,7 +87,8 @@ function next() {
 async function send({ file, options, bar, row, accepted }) {
   try {
     const answer = await upload(file, options, (share) => (bar.value = share));
-    previews.set(answer.job_id, { name: file.name, url: URL.createObjectURL(file) });
+    const url = options.pipeline === "photo" ? URL.createObjectURL(file) : null; // a page is no picture to show
+    previews.set(answer.job_id, { name: file.name, url });
     row.remove();
     await accepted(answer);
   } catch (problem) {
