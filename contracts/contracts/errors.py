@@ -55,6 +55,7 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("IDEMPOTENCY_KEY_IN_USE",   True,  _N, 409, "A request with this Idempotency-Key is being worked on."),
     ErrorCode("PIPELINE_UNKNOWN",         False, _C, 422, "No pipeline has this name."),
     ErrorCode("STATE_CONFLICT",           False, _C, 409, "The state that it is in does not allow this."),
+    ErrorCode("LEGAL_HOLD",               False, _O, 409, "It is under a legal hold: nothing of it is erased."),
     ErrorCode("STYLE_UNKNOWN",            False, _C, 422, "No style has this name."),
     ErrorCode("BATCH_UNKNOWN",            False, _C, 422, "No batch of yours has this id."),
     ErrorCode("DRAFT_UNKNOWN",            False, _C, 422, "No draft of yours has this id."),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import Annotated, ClassVar, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, StringConstraints, WithJsonSchema
 
 from contracts.artifacts import ObjectRef
 from contracts.channel import Channel
@@ -53,7 +54,15 @@ class Choices(BaseModel):
 
 
 # What a caller may choose; a pipeline reads them as `options.NAME`.
-OPTIONS: Final = frozenset({*Choices.model_fields, "style_name"})
+OPTIONS: Final = frozenset({*Choices.model_fields, "style_name", "subject"})
+
+Subject = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$")]
+"""Whom an upload is about, in the caller's words: an id, best one that says nothing to others."""
+
+
+def subject_reference(tenant: str, subject: str) -> str:
+    """What is kept of a subject: enough to find its uploads again, and no name of anybody."""
+    return hashlib.sha256(f"{tenant}\n{subject}".encode()).hexdigest()
 
 
 class UploadReceived(Message):

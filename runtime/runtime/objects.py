@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from minio import Minio, signer
 from minio.credentials.credentials import Credentials
 from minio.datatypes import Part
+from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 from minio.time import to_amz_date, utcnow
 
@@ -242,6 +243,20 @@ class Objects:
     async def remove(self, key: str) -> None:
         """Delete the object; one that is not there is fine."""
         await self._run(lambda: self._client.remove_object(self._bucket, key))
+
+    async def remove_all(self, prefix: str) -> int:
+        """Delete every object whose key begins with `prefix`; returns how many there were."""
+
+        def removed() -> int:
+            found = [
+                DeleteObject(str(one.object_name))
+                for one in self._client.list_objects(self._bucket, prefix, recursive=True)
+            ]
+            for problem in self._client.remove_objects(self._bucket, found):
+                raise error("STORAGE_UNAVAILABLE", f"object storage answered {problem.code}")
+            return len(found)
+
+        return await self._run(removed)
 
     async def ensure_bucket(self) -> None:
         """Create the bucket when it is not there (set-up only)."""

@@ -58,7 +58,8 @@ async def test_the_database_refuses_a_job_that_ended_and_still_waits(engine_of: 
     engine = engine_of("orchestrator")
     insert = (
         "INSERT INTO orchestrator.jobs (id, tenant, pipeline, pipeline_version, status, revision, state, wake_at, "
-        "created_at, ended_at) VALUES (gen_random_uuid(), 't', 'p', 1, 'succeeded', 1, '{}', now(), now(), now())"
+        "created_at, ended_at, upload_id) VALUES (gen_random_uuid(), 't', 'p', 1, 'succeeded', 1, '{}', now(), now(), "
+        "now(), gen_random_uuid())"
     )
     async with engine.connect() as conn:
         with pytest.raises(DBAPIError, match="wakes_until_it_ends"):

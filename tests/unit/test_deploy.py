@@ -134,6 +134,7 @@ def test_a_container_knows_its_own_secrets_and_no_others(service: Service) -> No
     own |= {f"SAFELIGHT_S3_SECRET_KEY_{service.role.upper()}"}
     shared = {f"SAFELIGHT_{name}" for name in ("API_KEYS", "OPERATOR_KEYS", "MASTER_KEYS")}
     shared |= {"SAFELIGHT_SIGNING_KEYS"} if service.name == "output" else set()
+    own |= {"SAFELIGHT_RECEIPT_KEY"} if service.name == "orchestrator" else set()
     read = [pair for value in variables(service.name).values() for pair in VARIABLE.findall(str(value))]
     assert {name for name, how in read if how.startswith(":?")} <= own | shared
     assert "env_file" not in CONTAINERS[service.name]

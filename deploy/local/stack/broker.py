@@ -14,16 +14,16 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from contracts.topology import COMMANDS, CONSUMERS, PUBLISHERS, STREAMS, inbox_of
+from contracts.topology import CONSUMERS, PUBLISHERS, STREAMS, inbox_of
 from stack.home import REPOSITORY, ROLES
 
 FILE: Final = REPOSITORY / "deploy" / "nats" / "nats.conf"
 SERVICES: Final = tuple(role.lower().replace("_", "-") for role in ROLES)
-# The orchestrator takes out what nobody settles, and counts what lies where.
+# The orchestrator takes out what nobody settles and what is erased, and counts what lies where.
 _MORE: Final = {
     "orchestrator": (
         "$JS.API.STREAM.MSG.GET.*",
-        f"$JS.API.STREAM.MSG.DELETE.{COMMANDS.name}",
+        *(f"$JS.API.STREAM.MSG.DELETE.{stream.name}" for stream in STREAMS),
         "$JS.API.CONSUMER.LIST.*",
     )
 }

@@ -31,6 +31,7 @@ SECRETS: Final = (
     *(f"SAFELIGHT_S3_SECRET_KEY_{name}" for name in ROLES if name != "ORCHESTRATOR"),
     "SAFELIGHT_S3_INTERNAL_KEY",  # between the parts of the S3 server
     "SAFELIGHT_MASTER_KEYS",  # `name:secret,...`: the first wraps the keys of sealed work, the others open older ones
+    "SAFELIGHT_RECEIPT_KEY",  # signs receipts of erasures
     "SAFELIGHT_API_KEY",  # of the tenant `demo`
     "SAFELIGHT_OPERATOR_KEY",  # of the operator `ops`
     "SAFELIGHT_SIGNING_KEYS",  # what output signs webhooks and links with

@@ -107,6 +107,8 @@ def environment(service: Service, ports: Mapping[str, int], secrets: Mapping[str
         given["SAFELIGHT_OPERATOR_KEYS"] = f"{OPERATOR}:{secrets['SAFELIGHT_OPERATOR_KEY']}"
     if service.name == "output":
         given["SAFELIGHT_SIGNING_KEYS"] = secrets["SAFELIGHT_SIGNING_KEYS"]
+    if service.name == "orchestrator":
+        given["SAFELIGHT_RECEIPT_KEY"] = secrets["SAFELIGHT_RECEIPT_KEY"]
     for other in service.knows:
         given[f"SAFELIGHT_{other.upper().replace('-', '_')}_URL"] = url(ports, other)
     wanted = (*_FOR_ALL, *(f"SAFELIGHT_{name}" for name in service.settings), *service.secrets)

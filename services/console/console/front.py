@@ -54,6 +54,9 @@ BEHIND: Final = (
     ("/v1/webhooks",           "output"),
     ("/v1/dead-letters",       "orchestrator"),
     ("/v1/audit",              "orchestrator"),
+    ("/v1/erasures",           "orchestrator"),
+    ("/v1/holds",              "orchestrator"),
+    ("/v1/retention",          "orchestrator"),
     ("/v1/providers",          "gpu-bridge"),
 )  # fmt: skip
 SERVICES: Final = tuple(sorted({service for _, service in BEHIND}))

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from contracts import topology
 from gpu_bridge import api, policy, terms
+from gpu_bridge.erasing import Erasing
 from gpu_bridge.handlers import Handlers
 from gpu_bridge.ledger import LEASE_S, SOURCE, Ledger
 from gpu_bridge.marks import MarkStore
@@ -87,6 +88,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 consume_batches(nc, topology.consumer("gpu-bridge-calls"), handlers.commands),
                 consume_batches(nc, topology.consumer("gpu-bridge-stops"), handlers.stops),
                 consume_batches(nc, topology.consumer("gpu-bridge-uploads"), handlers.uploads),
+                consume_batches(nc, topology.consumer("gpu-bridge-erasures"), Erasing(js, engine, objects).heard),
                 vendors.feel_forever(),
                 submitter.run_forever(),
                 watcher.run_forever(),

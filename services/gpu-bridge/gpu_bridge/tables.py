@@ -81,6 +81,8 @@ COMMANDS: Final = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("state IN ('waiting', 'answered', 'stopped')", name="state_known"),
     CheckConstraint("state <> 'waiting' OR (call IS NOT NULL AND command IS NOT NULL)", name="waiting_for_a_call"),
+    Index("ix_commands_call", "call"),
+    Index("ix_commands_job", text("split_part(key, '.', 1)")),
     Index("ix_commands_waiting", "call", postgresql_where=text("state = 'waiting'")),
 )
 

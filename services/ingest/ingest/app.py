@@ -16,6 +16,7 @@ from ingest.catalog import Catalog
 from ingest.documents import Documents
 from ingest.drafts import Drafts
 from ingest.edits import Edits
+from ingest.erasing import Erasing
 from ingest.handlers import SOURCE, Handlers
 from ingest.seals import Seals
 from ingest.settings import Settings
@@ -86,6 +87,8 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             documents, pages = Documents(nc.jetstream(), objects, pdfs, sandbox), settings.documents_workers
             subscribe(broker, topology.consumer("ingest-inspect"), documents.inspect, workers=1)
             subscribe(broker, topology.consumer("ingest-rasterize"), documents.rasterize, workers=pages)
+            erasing = Erasing(nc.jetstream(), engine, objects)
+            subscribe(broker, topology.consumer("ingest-erasures"), erasing.erase, workers=1)
             await broker.start()
             async with service.background(
                 app.state.answers.sweep_forever(),

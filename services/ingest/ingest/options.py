@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from contracts.errors import error
-from contracts.uploads import Choices, Lane
+from contracts.uploads import Choices, Lane, Subject
 from ingest.pairing import Role
 from ingest.styles import KINDS, NAME
 from runtime.http import storable
@@ -31,6 +31,9 @@ class Options(Choices):
     pipeline: str = Field(default="photo", pattern=r"^[a-z0-9-]{1,64}$", description="which pipeline")
     style_name: str | None = Field(
         default=None, pattern=f"^{NAME}$", description="what the style will be called that the pipeline makes"
+    )
+    subject: Subject | None = Field(
+        default=None, description="whom it is about, as an id of yours; kept as a hash: everything of one can be erased"
     )
     batch: UUID | None = Field(default=None, description="id of the batch that the job belongs to")
     lane: Lane | None = Field(default=None, description="who goes first; default: interactive, in a batch bulk")

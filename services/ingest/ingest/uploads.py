@@ -25,7 +25,7 @@ from contracts.artifacts import ObjectRef
 from contracts.batches import Duplicates
 from contracts.errors import Permanent, error
 from contracts.jobs import Status
-from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
+from contracts.uploads import UPLOAD_RECEIVED, UploadReceived, subject_reference
 from ingest import store
 from ingest.batches import Batches
 from ingest.catalog import Catalog
@@ -156,7 +156,7 @@ class Uploads:
                 pipeline=options.pipeline,
                 original=original,
                 attachments=attachments,
-                options=options.model_dump(mode="json", exclude=NOT_OPTIONS),
+                options=_told(tenant, options),
                 batch_id=options.batch,
                 lane=options.lane,
                 received_at=clock.now(),
@@ -281,6 +281,12 @@ class Uploads:
             if not await store.answer_if_new(conn, tenant, idempotency_key, mine):
                 return await store.answered(conn, tenant, idempotency_key), answer
         return None, answer
+
+
+def _told(tenant: str, options: Options) -> dict[str, Any]:
+    """The options as others are told them: whom an upload is about stays here."""
+    told = options.model_dump(mode="json", exclude=NOT_OPTIONS)
+    return told | {"subject": subject_reference(tenant, options.subject)} if options.subject else told
 
 
 def _message(received: UploadReceived) -> Outgoing:

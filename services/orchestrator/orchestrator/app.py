@@ -15,10 +15,13 @@ from orchestrator.api.asked import UseCases
 from orchestrator.audit import Audit
 from orchestrator.capacity import Capacity
 from orchestrator.closing import Closing
+from orchestrator.erasures import Erasures
 from orchestrator.handlers import Handlers, job_of
 from orchestrator.operations import Operations
 from orchestrator.pipelines import built_in, in_folder
+from orchestrator.receipts import Signer
 from orchestrator.replays import Replays
+from orchestrator.retention import enforce
 from orchestrator.settings import Settings
 from orchestrator.shell import DUE_MAX, SOURCE, Shell
 from orchestrator.tables import ANSWERS, INBOX, OUTBOX
@@ -30,6 +33,7 @@ from runtime.outbox import Outbox
 from runtime.settle import consume_batches
 
 TICK_S = 0.8  # under the second within which a timer must fire
+RETAIN_EVERY_S = 600.0
 BATCH_MAX = 200  # inputs in a transaction: beyond that it gets no cheaper, only longer
 log = logs.get()
 
@@ -87,7 +91,9 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             operations = Operations(shell)
             replays = Replays(engine, js, shell, operations, settings.gpu_usd_per_s)
             audit, closing = Audit(engine), Closing(engine, outbox, js)
-            app.state.use_cases = UseCases(engine, shell, operations, replays, Upgrades(engine, shell), audit, closing)
+            erasures = Erasures(engine, js, outbox, operations, Signer(settings.receipt_key.get_secret_value()))
+            upgrades = Upgrades(engine, shell)
+            app.state.use_cases = UseCases(engine, shell, operations, replays, upgrades, audit, closing, erasures)
             async with service.background(
                 app.state.answers.sweep_forever(),
                 # One reader, and no two batches at a time with the same job: the stream's order is a job's order, also
@@ -103,10 +109,13 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 consume_batches(nc, topology.consumer("orchestrator-dead"), handlers.dead_letters),
                 consume_batches(nc, topology.consumer("orchestrator-lost"), handlers.lost),
                 consume_batches(nc, topology.consumer("orchestrator-audit"), audit.noted),
+                consume_batches(nc, topology.consumer("orchestrator-erasures"), erasures.heard),
                 _repeat("wake", partial(_wake, shell), _tick),
                 _repeat("admit", shell.admit, partial(_freed, shell)),
                 _repeat("replay", replays.work, _tick),
                 _repeat("end batches", closing.end_due, _tick),
+                _repeat("erase", erasures.work, _tick),
+                _repeat("retain", partial(enforce, engine, erasures), partial(asyncio.sleep, RETAIN_EVERY_S)),
                 _repeat("watch", Watch(engine, js).look, _now_and_then),
                 inbox.prune_forever(engine, INBOX, topology.EVENTS),
                 outbox.sweep_forever(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from runtime.settings import HttpSettings, KeysSettings, NatsSettings, PostgresSettings
 
@@ -17,6 +17,7 @@ class Settings(HttpSettings, KeysSettings, NatsSettings, PostgresSettings):
     how many commands of a phase are out at once, as JSON by `pipeline.phase`; `tenant_weights` says
     how much more of the room a tenant gets than one of weight 1. `gpu_usd_per_s` is the price of a
     GPU second of today's provider, for estimates; without it they say seconds only.
+    `receipt_key` is the secret from which the key is derived that signs receipts of erasures.
     `bench_pipelines` adds the no-op pipeline that `just bench` measures with.
     """
 
@@ -25,3 +26,4 @@ class Settings(HttpSettings, KeysSettings, NatsSettings, PostgresSettings):
     tenant_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     gpu_usd_per_s: float | None = Field(default=None, ge=0)
     bench_pipelines: bool = False
+    receipt_key: SecretStr

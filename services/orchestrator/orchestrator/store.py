@@ -157,8 +157,9 @@ _NEW: Final = "id, tenant, pipeline, pipeline_version, batch_id, status, degrade
 # Times are seconds since 1970 and whatever most rows share is said once: the driver takes 0.3 to 2 µs for each element.
 _WRITE_ALL: Final = f"""
 WITH begun AS (
-    INSERT INTO orchestrator.jobs ({_NEW}, state, wake_at, ended_at)
-    SELECT {_NEW}, state::json, to_timestamp(wake), to_timestamp(ended)
+    INSERT INTO orchestrator.jobs ({_NEW}, state, wake_at, ended_at, upload_id, subject)
+    SELECT {_NEW}, state::json, to_timestamp(wake), to_timestamp(ended),
+        (state::json->>'upload_id')::uuid, state::json->'options'->>'subject'
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::uuid[], $6::text[], $7::bool[], $8::int[],
         $9::timestamptz[], $10::text[], $11::float8[], $12::float8[]) AS r ({_NEW}, state, wake, ended)
 ), kinds AS (
@@ -320,11 +321,7 @@ async def recount_line(conn: asyncpg.Connection, pipeline: str, phase: str, lane
 
 async def send(conn: asyncpg.Connection, messages: Sequence[Outgoing]) -> None:
     """Let messages leave with this transaction."""
-    await conn.execute(
-        "INSERT INTO orchestrator.outbox (id, message_ids, subjects, headers, bodies) "
-        "VALUES ($1, $2::text[], $3::text[], $4::text[], $5::bytea[]) ON CONFLICT DO NOTHING",
-        *parcel(messages),
-    )
+    await conn.execute(insert_parcel("orchestrator.outbox"), *parcel(messages))
 
 
 async def know_batches(conn: asyncpg.Connection, batches: Iterable[tuple[str, UUID]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -58,12 +59,17 @@ JOBS: Final = Table(
     Column("wake_at", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),
+    Column("upload_id", Uuid, nullable=False),  # of its state, as the next one: to find it by
+    Column("subject", Text),
     CheckConstraint(f"status IN ({', '.join(repr(str(s)) for s in Status)})", name="status_known"),
     CheckConstraint(f"(status IN ({_ENDED})) = (ended_at IS NOT NULL)", name="ended_when_terminal"),
     CheckConstraint("(wake_at IS NULL) = (ended_at IS NOT NULL)", name="wakes_until_it_ends"),
     Index("ix_jobs_wake_at", "wake_at", postgresql_where=text("wake_at IS NOT NULL")),
     Index("ix_jobs_batch", "tenant", "batch_id", "status", postgresql_where=text("batch_id IS NOT NULL")),
     Index("ix_jobs_ended", "pipeline", "ended_at", postgresql_where=text("status = 'succeeded'")),
+    Index("ix_jobs_upload", "upload_id"),
+    Index("ix_jobs_subject", "tenant", "subject", postgresql_where=text("subject IS NOT NULL")),
+    Index("ix_jobs_kept", "tenant", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index("ix_jobs_degraded", "ended_at", "id", postgresql_where=text("degraded AND status = 'succeeded'")),
 )
 
@@ -198,6 +204,72 @@ AUDIT: Final = Table(
     Column("hash", Text, nullable=False),  # of the line before and this one's fields: contracts.audit
     Index(None, "subject", "id"),
     Index(None, "tenant", "id"),
+)
+
+ERASURES: Final = Table(
+    "erasures",  # what is to be gone from every room, and the receipt that it is
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("target_id", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("jobs", ARRAY(Uuid), nullable=False),
+    Column("uploads", ARRAY(Uuid), nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False),  # the broker holds nothing about them from before
+    Column("erased", JSONB, nullable=False, server_default=text("'{}'")),  # how many of our own rows
+    Column("requested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("ended_at", DateTime(timezone=True)),
+    Column("receipt", JSONB),
+    Column("signature", Text),
+    CheckConstraint("target IN ('upload', 'batch', 'subject', 'retention')", name="target_known"),
+    CheckConstraint("state IN ('stopping', 'erasing', 'scrubbing', 'succeeded')", name="state_known"),
+    CheckConstraint("(state = 'succeeded') = (ended_at IS NOT NULL)", name="ended_when_succeeded"),
+    CheckConstraint(
+        "(ended_at IS NULL) = (receipt IS NULL) AND (receipt IS NULL) = (signature IS NULL)",
+        name="ended_with_a_receipt",
+    ),
+    Index("ix_erasures_page", "requested_at", "id"),
+    Index("ix_erasures_open", "requested_at", postgresql_where=text("ended_at IS NULL")),
+)
+
+ERASURE_PARTS: Final = Table(
+    "erasure_parts",  # what each room was asked for, and its answer
+    METADATA,
+    Column("erasure_id", Uuid, ForeignKey(ERASURES.c.id), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("room", Text, primary_key=True),
+    Column("erased", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("kept", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("done_at", DateTime(timezone=True)),
+)
+
+HOLDS: Final = Table(
+    "holds",  # what nobody erases: a tenant's everything, a batch of it, or an upload
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("batch_id", Uuid),
+    Column("upload_id", Uuid),
+    Column("reason", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("released_by", Text),
+    Column("released_at", DateTime(timezone=True)),
+    CheckConstraint("(released_at IS NULL) = (released_by IS NULL)", name="released_by_somebody"),
+    Index("ix_holds_active", "tenant", postgresql_where=text("released_at IS NULL")),
+)
+
+RETENTION: Final = Table(
+    "retention",  # how long a tenant's uploads are kept; no row: until somebody erases them
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("days", Integer, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("days > 0", name="some_days"),
 )
 
 INBOX: Final = inbox_table(METADATA)

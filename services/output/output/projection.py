@@ -111,11 +111,12 @@ class Projection:
             fresh = {row[0] for row in await conn.fetch(_TAKE_IN, [delivery.message_id for delivery, _ in read])}
             of_jobs = [(delivery, event) for delivery, event in read if delivery.subject in CHANNELS]
             pictures = await _load(conn, [event for _, event in of_jobs])
+            erased = await _erased(conn, pictures)
             known = {id_ for id_, picture in pictures.items() if picture.job}
             news: list[tuple[Any, bytes]] = []
             told: list[Told] = []
             for delivery, event in of_jobs:
-                if delivery.message_id not in fresh:
+                if delivery.message_id not in fresh or event.job_id in erased:
                     continue
                 fresh.discard(delivery.message_id)  # twice in one batch is still once
                 trace_id = telemetry.trace_id(delivery.traceparent)
@@ -220,6 +221,14 @@ _TELL: Final = (
 _JOB_VALUES: Final = attrgetter(*_JOB)
 _MOVING_VALUES: Final = attrgetter(*_MOVING)
 _PHASE_VALUES: Final = attrgetter(*list(_PHASE)[1:])
+
+
+async def _erased(conn: asyncpg.Connection, pictures: Mapping[UUID, Picture]) -> set[UUID]:
+    """Of the jobs that are not known those that were: somebody had them erased."""
+    unknown = [id_ for id_, picture in pictures.items() if not picture.job]
+    if not unknown:
+        return set()
+    return {row[0] for row in await conn.fetch("SELECT job_id FROM output.erased WHERE job_id = ANY($1)", unknown)}
 
 
 async def _insert_jobs(conn: asyncpg.Connection, rows: Sequence[JobRow]) -> None:

@@ -176,5 +176,12 @@ ATTEMPTS: Final = Table(
     Index(None, "at"),
 )
 
+ERASED: Final = Table(
+    "erased",  # jobs whose late events are not projected any more
+    METADATA,
+    Column("job_id", Uuid, primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
 INBOX: Final = inbox_table(METADATA)
 ANSWERS: Final = answers_table(METADATA)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from orchestrator.api import audit, batches, dead_letters, internal, jobs, pipelines, upgrades
+from orchestrator.api import audit, batches, dead_letters, erasures, internal, jobs, pipelines, upgrades
 
 router = APIRouter()
-for part in (pipelines, jobs, upgrades, batches, dead_letters, audit, internal):
+for part in (pipelines, jobs, upgrades, batches, dead_letters, erasures, audit, internal):
     router.include_router(part.router)
+for more in (erasures.holding, erasures.keeping):
+    router.include_router(more)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.errors import error
 from orchestrator.audit import Actor, Audit
 from orchestrator.closing import Closing
+from orchestrator.erasures import Erasures
 from orchestrator.operations import Operations
 from orchestrator.replays import Replays
 from orchestrator.shell import Shell
@@ -35,6 +36,7 @@ class UseCases:
     upgrades: Upgrades
     audit: Audit
     closing: Closing
+    erasures: Erasures
 
 
 def _hands(request: Request) -> UseCases:
