@@ -44,11 +44,11 @@ class Erasing:
             for table, column in ((EVENTS, EVENTS.c.job_id), (PHASES, PHASES.c.job_id), (JOBS, JOBS.c.id)):
                 gone = await conn.execute(delete(table).where(column.in_(request.jobs)))
                 erased[f"rows.{table.name}"] = gone.rowcount
-            told = DELIVERIES.c.body.like(func.any(bodies))
+            of_a_job = DELIVERIES.c.body.like(func.any(bodies))
             tried = (ATTEMPTS.c.webhook_id, ATTEMPTS.c.message_id)
-            of_them = select(DELIVERIES.c.webhook_id, DELIVERIES.c.message_id).where(told)
+            of_them = select(DELIVERIES.c.webhook_id, DELIVERIES.c.message_id).where(of_a_job)
             await conn.execute(delete(ATTEMPTS).where(tuple_(*tried).in_(of_them)))
-            erased["rows.deliveries"] = (await conn.execute(delete(DELIVERIES).where(told))).rowcount
+            erased["rows.deliveries"] = (await conn.execute(delete(DELIVERIES).where(of_a_job))).rowcount
             if request.batch:
                 of_it = (EVENTS.c.batch_id == request.batch) & (EVENTS.c.tenant == request.tenant)
                 erased["rows.events"] += (await conn.execute(delete(EVENTS).where(of_it))).rowcount
