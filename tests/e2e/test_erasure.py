@@ -72,7 +72,7 @@ async def left_at_the_broker(stack: Stack, id_: str) -> list[str]:
     found = []
     for stream in STREAMS:
         state = (await nc.jetstream().stream_info(stream.name)).state
-        for sequence in range(state.first_seq, state.last_seq + 1):
+        for sequence in range(max(1, state.first_seq), state.last_seq + 1):
             try:
                 message = await nc.jetstream().get_msg(stream.name, sequence)
             except NotFoundError:
