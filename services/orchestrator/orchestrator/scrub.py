@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Set
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.js.errors import NotFoundError
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
 AT_ONCE: Final = 64
+BEFORE: Final = timedelta(hours=1)  # an upload is told before its job begins: so long it may have waited
 _STAY: Final = ("evt.audit.", "evt.erasure.")
 
 
 async def scrub(js: JetStreamContext, ids: Set[str], since: datetime) -> dict[str, int]:
-    """Delete what was stored about `ids` since then; returns how many messages, by stream."""
-    return {stream.name: await _scrub(js, stream.name, ids, since) for stream in STREAMS if stream.name != "ADVISORIES"}
+    """Delete what was stored about `ids` since then, and a little before; returns how many messages, by stream."""
+    return {
+        stream.name: await _scrub(js, stream.name, ids, since - BEFORE)
+        for stream in STREAMS
+        if stream.name != "ADVISORIES"
+    }
 
 
 async def _scrub(js: JetStreamContext, stream: str, ids: Set[str], since: datetime) -> int:
