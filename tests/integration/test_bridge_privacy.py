@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
@@ -18,11 +19,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.phases import RUN_STYLE, RunPhase
+from contracts.sealed import is_sealed
 from gpu_bridge.app import build
 from gpu_bridge.settings import Settings
 from gpu_bridge.tables import METADATA
 from runtime import postgres
 from runtime.objects import Objects
+from runtime.vault import sealing
 from tests.integration.conftest import SettingsOf
 from tests.integration.ledger_desk import Desk
 from tests.integration.provider_conformance import INVERSE
@@ -153,4 +156,34 @@ async def test_no_store_but_the_bucket_holds_a_byte_of_the_input_or_of_the_outpu
     assert leaks == []
     secrets = [name for name, data in kept.items() if not name.startswith("modal") and b"X-Amz-Signature" in data]
     assert secrets == []  # links are for the provider only
+    await desk.clean()
+
+
+async def test_a_sealed_call_s_key_is_in_the_call_and_nowhere_else(
+    platform: ModalPlatform, objects: Objects, engine: AsyncEngine, nc: Client, settings_of: SettingsOf
+) -> None:
+    """The deployed app opens and seals in memory; what the platform keeps of it are a key, and links that die."""
+    key_id = str(uuid4())
+    await objects.vault.make(key_id, "demo")
+    with sealing(key_id):
+        image = (await stored(objects, signed(), "image/jpeg")).model_copy(update={"sealed": key_id})
+    lut = await stored(objects, INVERSE.encode(), "application/x-cube-lut")
+    desk = Desk(engine, nc, objects, image, lut)
+    await desk.clean()
+    since = await ends_of_streams(nc)
+    async with served(build(settings_of(Settings, "gpu-bridge", modal_app="safelight-gpu"))):
+        given = desk.given(inputs={"original": image, "image": image, "lut": lut})
+        done = await outcome(nc, await send(nc, RUN_STYLE, given), 60)
+    assert done.subject == "evt.phase.v1.succeeded"
+    assert (await desk.call(given)).provider == "modal"
+    [artifact] = done.body["artifacts"]
+    assert artifact["sealed"] == key_id
+    assert is_sealed(await objects.get_as_it_lies(artifact["key"]))
+    assert len(await objects.get_checked(artifact["key"], artifact["sha256"])) == artifact["size"]
+
+    key = await objects.vault.open(key_id)
+    kept = await everything(engine, nc, platform, since)
+    kept["bucket"] = await objects.get_as_it_lies(f"keys/{key_id}")
+    holders = {name.split()[0] for name, data in kept.items() if key in data or b64encode(key) in data}
+    assert holders == {"modal"}
     await desk.clean()
