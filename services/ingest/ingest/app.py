@@ -10,17 +10,22 @@ import httpx
 from fastapi import FastAPI
 
 from contracts import topology
-from ingest import api, api_drafts, api_edits, api_tenants
+from ingest import api, api_drafts, api_edits, api_tenants, api_ways
 from ingest.batches import Batches
 from ingest.catalog import Catalog
 from ingest.documents import Documents
 from ingest.drafts import Drafts
 from ingest.edits import Edits
 from ingest.erasing import Erasing
+from ingest.fetching import Fetching
+from ingest.finishing import Finishing
 from ingest.handlers import SOURCE, Handlers
+from ingest.scanner import Scanner
 from ingest.seals import Seals
+from ingest.sessions import Sessions
 from ingest.settings import Settings
 from ingest.styles import Styles
+from ingest.sweep import Sweep
 from ingest.tables import ANSWERS, OUTBOX
 from ingest.tenants import Tenants
 from ingest.training import Training
@@ -28,7 +33,7 @@ from ingest.transfers import Transfers
 from ingest.tus import api as tus_api
 from ingest.tus.server import Tus
 from ingest.uploads import Uploads
-from runtime import postgres, service
+from runtime import outside, postgres, service
 from runtime.idempotency import Answers
 from runtime.keys import Remembered
 from runtime.objects import Objects
@@ -40,6 +45,7 @@ ROUTERS = (
     api_drafts.router,
     api.router,
     tus_api.router,
+    api_ways.router,
     api_edits.router,
     api_tenants.router,
     api_tenants.internal,
@@ -66,19 +72,22 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     try:
         async with (
             httpx.AsyncClient(base_url=settings.orchestrator_url, timeout=2) as orchestrator,
+            outside.pool(outside.allowed(settings)) as strangers,
             service.nats_broker(app, settings, SOURCE) as (broker, nc),
         ):
             outbox, styles = Outbox(engine, OUTBOX, nc.jetstream()), Styles(engine, objects)
             catalog, batches = Catalog(orchestrator), Batches(orchestrator)
             seals = Seals(objects, catalog, [one.strip() for one in settings.sealed_tenants.split(",")])
+            scanner = Scanner(settings.clamav, required=settings.clamav_required) if settings.clamav else None
             drafts = Drafts(engine, objects, settings.upload_bytes_max)
             app.state.uploads = Uploads(
-                engine, outbox, objects, catalog, styles, batches, seals, drafts, settings.upload_bytes_max
+                engine, outbox, objects, catalog, styles, batches, seals, drafts, settings.upload_bytes_max, scanner
             )
             app.state.drafts, app.state.training = drafts, Training(drafts, app.state.uploads, sandbox)
             app.state.edits = Edits(engine, outbox, styles, orchestrator)
-            transfers = Transfers(engine, settings.transfer_s)
-            app.state.tus = Tus(app.state.uploads, transfers, objects)
+            finishing = Finishing(app.state.uploads, Transfers(engine, settings.transfer_s), objects)
+            app.state.tus, app.state.sessions = Tus(finishing), Sessions(finishing, settings.link_s)
+            app.state.fetching = Fetching(app.state.uploads, strangers, outside.allowed(settings), settings.import_s)
             app.state.styles, app.state.objects, app.state.link_s = styles, objects, settings.link_s
             app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]
@@ -93,6 +102,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             async with service.background(
                 app.state.answers.sweep_forever(),
                 seals.tidy_forever(engine),
+                Sweep(engine, objects).forever(),
                 outbox.sweep_forever(),
                 drafts.expire_forever(),
                 consume_batches(nc, topology.consumer("ingest-styles"), styles.succeeded),

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pydantic import Field
 
 from ingest.intake import BYTES_MAX_DEFAULT
-from runtime.settings import HttpSettings, NatsSettings, PostgresSettings, S3Settings
+from runtime.settings import HttpSettings, NatsSettings, OutsideSettings, PostgresSettings, S3Settings
 
 MIB = 1024 * 1024
 
 
-class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
+class Settings(HttpSettings, NatsSettings, OutsideSettings, PostgresSettings, S3Settings):
     """From the environment. `orchestrator_url` is asked which pipelines there are.
 
     `link_s` is how long a signed link to a style's files works, `transfer_s` how long an upload in pieces may rest.
+    `import_s` is how long an import may take: less than the minute after which the front door waits no longer.
+    `clamav` is where clamd listens, `unix:/path` or `tcp:host:port`; nothing is scanned without. While it is silent
+    nothing is accepted, unless it is not `clamav_required`.
     `sealed_tenants`: whose every upload is sealed, `tenant,tenant` or `*`.
     """
 
@@ -21,6 +24,9 @@ class Settings(HttpSettings, NatsSettings, PostgresSettings, S3Settings):
     sealed_tenants: str = ""
     link_s: int = Field(default=900, ge=1, le=7 * 24 * 3600)
     transfer_s: int = Field(default=24 * 3600, ge=1)
+    import_s: float = Field(default=50.0, gt=0)
+    clamav: str = Field(default="", pattern=r"^(|unix:/.+|tcp:.+:[0-9]+)$")
+    clamav_required: bool = True
     upload_bytes_max: int = Field(default=BYTES_MAX_DEFAULT, gt=0)
     analysis_workers: int = Field(default=2, ge=1, le=64)
     analysis_memory_bytes: int = Field(default=3 * 1024 * MIB, gt=0)

@@ -96,14 +96,14 @@ class Transfers:
         """This tenant's. Raises NOT_FOUND."""
         which = (_C.id == transfer_id) & (_C.tenant == tenant) & (_C.way == way)
         async with self.engine.connect() as conn:
-            return _transfer((await conn.execute(select(TRANSFERS).where(which))).one_or_none())
+            return transfer_of((await conn.execute(select(TRANSFERS).where(which))).one_or_none())
 
     async def of_final(self, tenant: str, concat: str) -> Transfer | None:
         """What was made of these partial ones already."""
         which = (_C.tenant == tenant) & (_C.concat == concat)
         async with self.engine.connect() as conn:
             row = (await conn.execute(select(TRANSFERS).where(which))).one_or_none()
-        return _transfer(row) if row else None
+        return transfer_of(row) if row else None
 
     async def lease(self, transfer: Transfer) -> UUID:
         """Take the lease of an open one that is as it was found. Raises UPLOAD_LOCKED."""
@@ -186,7 +186,8 @@ def _lease() -> Any:
     return func.now() + timedelta(seconds=LEASE_S)
 
 
-def _transfer(row: Any) -> Transfer:
+def transfer_of(row: Any) -> Transfer:
+    """The transfer of a row. Raises NOT_FOUND for none."""
     if row is None:
         raise error("NOT_FOUND")
     return Transfer(**{name: getattr(row, name) for name in _NAMES} | {"tags": tuple(row.tags)})

@@ -33,6 +33,7 @@ from ingest.drafts import Drafts
 from ingest.intake import judge_length
 from ingest.options import ANY, NOT_OPTIONS, TRAINING, Form, Options, batch_of, read_options
 from ingest.receive import receive
+from ingest.scanner import Scanner
 from ingest.seals import Seals
 from ingest.storing import Stored, refuse
 from ingest.styles import Styles
@@ -94,6 +95,7 @@ class Uploads:
     seals: Seals
     drafts: Drafts
     bytes_max: int
+    scanner: Scanner | None = None
 
     async def admit(self, tenant: str, declared: int | None) -> None:
         """Whether this tenant may bring `declared` bytes (None: it does not say how many) now.
@@ -138,7 +140,8 @@ class Uploads:
 
         Raises:
             SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN, BATCH_UNKNOWN, BATCH_CLOSED,
-                DUPLICATE_UPLOAD, SERVICE_UNAVAILABLE (of the batch), MEDIA_TYPE_UNSUPPORTED,
+                DUPLICATE_UPLOAD, SERVICE_UNAVAILABLE (of the batch), MEDIA_TYPE_UNSUPPORTED, UPLOAD_INFECTED,
+                SCANNER_UNAVAILABLE,
                 IDEMPOTENCY_KEY_REUSED; then the object is gone. BROKER_UNAVAILABLE: the upload is kept and its job
                 will run; ask again with the same key.
         """
@@ -148,6 +151,8 @@ class Uploads:
         try:
             asked, duplicates = await self._asked(tenant, fields)
             options, attachments = await self._pinned(tenant, asked, original.media_type)
+            if self.scanner:
+                await self.scanner.check(self.objects.stream_as_it_lies(original.key))
             original = await self.seals.original(tenant, options.pipeline, arrival.upload_id, arrival.original)
             received = UploadReceived(
                 upload_id=arrival.upload_id,

@@ -8,7 +8,6 @@ SHA-256 cannot be taken out of Python's hashlib; keeping it otherwise would need
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -22,8 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.errors import Permanent, SafelightError, error
 from ingest import transfers as rows
 from ingest.filling import Filling
+from ingest.finishing import Finishing, drop
 from ingest.receive import arriving
-from ingest.storing import Passing, Stored, storing
+from ingest.storing import Passing, storing
 from ingest.transfers import PARTIAL, RENEW_S, Transfer, Transfers
 from ingest.tus.headers import Checksum
 from ingest.uploads import Arrival, UploadAnswer, Uploads
@@ -47,10 +47,23 @@ class _Refused(Exception):
 class Tus:
     """The use cases."""
 
-    uploads: Uploads
-    transfers: Transfers
-    objects: Objects
+    finishing: Finishing
     _running: OrderedDict[UUID, Passing] = field(default_factory=OrderedDict)
+
+    @property
+    def uploads(self) -> Uploads:
+        """The core."""
+        return self.finishing.uploads
+
+    @property
+    def transfers(self) -> Transfers:
+        """The rows."""
+        return self.finishing.transfers
+
+    @property
+    def objects(self) -> Objects:
+        """The bytes."""
+        return self.finishing.objects
 
     async def create(
         self, tenant: str, size: int, fields: dict[str, str], metadata: str | None, concat: str | None
@@ -79,8 +92,8 @@ class Tus:
         """
         found = (await self.transfers.find(tenant, transfer_id, WAY)).usable()
         if found.state == "open" and found.offset == found.size:
-            async with self._leased(found) as token:
-                found = await self._finish(found, token, None)
+            async with self.finishing.leased(found) as token:
+                found = await self.finishing.finish(found, token, None)
         elif found.upload_id:
             await self.uploads.published(found.upload_id)
         return found
@@ -108,13 +121,13 @@ class Tus:
         if found.state == "complete":
             return found
         await self.uploads.admit(found.tenant, declared)
-        async with self._leased(found) as token:
+        async with self.finishing.leased(found) as token:
             running = self._resumed(found)
             passing = None if checksum else running  # bytes that turn out to be others would be in the hash for good
             after = await self._fill(found, token, passing, checksum, body)
             if after.offset < after.size:
                 return after
-            return await self._finish(after, token, self._running.pop(found.id, None))
+            return await self.finishing.finish(after, token, self._running.pop(found.id, None))
 
     async def join(
         self, tenant: str, ids: tuple[UUID, ...], fields: dict[str, str], metadata: str | None, concat: str
@@ -212,7 +225,7 @@ class Tus:
             await keep(after)
         except _Refused as refused:
             await filling.give_up()
-            await self._refuse(filling.transfer, token, refused.why)
+            await self.finishing.refuse(filling.transfer, token, refused.why)
             raise refused.why from refused
         except SafelightError:
             await filling.give_up()
@@ -224,45 +237,12 @@ class Tus:
             raise left
         return after
 
-    async def _finish(self, transfer: Transfer, token: UUID, passing: Passing | None) -> Transfer:
-        """All bytes are safe: make the object whole, and an upload of it."""
-        async with self._renewing(transfer, token):
-            if transfer.parts_id:
-                try:
-                    await self.objects.finish_parts(transfer.key, transfer.parts_id, transfer.tags)
-                except Permanent as why:  # the store has given it up
-                    await self._refuse(transfer, token, why)
-                    raise
-            if transfer.concat == PARTIAL:
-                async with self.transfers.engine.begin() as conn:
-                    await rows.complete(conn, transfer, token, None)
-                return replace(transfer, state="complete")
-
-            async def completed(conn: AsyncConnection, answer: UploadAnswer) -> None:
-                await rows.complete(conn, transfer, token, answer)
-
-            try:
-                seen = passing and passing.size == transfer.size
-                stored = passing.finish() if passing and seen else await read_again(self.objects, transfer)
-                arrival = Arrival.of(transfer.id, stored)
-                answer = await self.uploads.accept(
-                    transfer.tenant, arrival, transfer.fields, also=completed, again=True
-                )
-            except Permanent as why:
-                await self._refuse(transfer, token, why)
-                raise
-        return replace(transfer, state="complete", upload_id=answer.upload_id, job_id=answer.job_id)
-
     @staticmethod
     def _pass(passing: Passing, chunk: bytes) -> None:
         try:
             passing.take(chunk)
         except Permanent as why:
             raise _Refused(why) from why
-
-    async def _refuse(self, transfer: Transfer, token: UUID, why: SafelightError) -> None:
-        await self.transfers.refuse(transfer, token, why.code)
-        await drop(self.objects, transfer)
 
     def _resumed(self, transfer: Transfer) -> Passing | None:
         """The running hash, if it has seen all that is safe and no more."""
@@ -277,45 +257,3 @@ class Tus:
         self._running[transfer_id] = passing
         if len(self._running) > RUNNING_MAX:
             self._running.popitem(last=False)
-
-    @contextlib.asynccontextmanager
-    async def _leased(self, transfer: Transfer) -> AsyncIterator[UUID]:
-        token = await self.transfers.lease(transfer)
-        try:
-            yield token
-        finally:
-            with contextlib.suppress(SafelightError):  # it ends by itself
-                await self.transfers.release(transfer, token)
-
-    @contextlib.asynccontextmanager
-    async def _renewing(self, transfer: Transfer, token: UUID) -> AsyncIterator[None]:
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(RENEW_S)
-                await self.transfers.renew(transfer, token)
-
-        task = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-async def read_again(objects: Objects, transfer: Transfer) -> Stored:
-    """What a whole object is, by its bytes alone. Raises what `Passing` raises."""
-    passing = Passing(transfer.size)
-    async for chunk in objects.stream_as_it_lies(transfer.key):
-        passing.take(chunk)
-    if passing.size != transfer.size:
-        raise error("UPLOAD_INCOMPLETE", "The stored bytes are not as many as were announced.")
-    return passing.finish()
-
-
-async def drop(objects: Objects, transfer: Transfer) -> None:
-    """Remove what lies in storage of a transfer that has become nothing."""
-    if transfer.parts_id:
-        await objects.abandon_parts(transfer.key, transfer.parts_id)
-    if transfer.rest_key:
-        await objects.remove(transfer.rest_key)
-    await objects.remove(transfer.key)
