@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from nats.aio.client import Client
 
-from ingest.batches import REMEMBER_S
+from contracts.batches import BatchSettings
+from contracts.errors import SafelightError
+from ingest.batches import REMEMBER_S, Batches
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.rooms import OTHER_KEY, Rooms, opened
-from tests.integration.wire import Told, picture, told
+from tests.integration.wire import Told, picture, served, told
 from tests.servers.models import NatsServer
 
 HOOK = "https://shop.example.com/hooks"
@@ -157,6 +160,48 @@ async def test_every_upload_that_was_answered_before_the_close_is_in_the_count(r
     await close(rooms, mine)
     [end] = await until(lambda: ends(nc, mine))
     assert end.body["jobs"] == {"succeeded": 12}
+
+
+async def test_a_batch_cannot_be_closed_while_nobody_knows_what_has_come_in(
+    rooms: Rooms, nats_server: NatsServer, nc: Client
+) -> None:
+    mine = await batch(rooms)
+    await rooms.ended(await upload(rooms, mine))
+    await asyncio.to_thread(nats_server.kill)
+    try:
+        answer = await rooms.orchestrator.post(f"/v1/batches/{mine}/close")
+        assert (answer.status_code, answer.json()["code"]) == (503, "BROKER_UNAVAILABLE")
+    finally:
+        await asyncio.to_thread(nats_server.restart)
+
+    async def closed() -> bool:
+        return (await rooms.orchestrator.post(f"/v1/batches/{mine}/close")).status_code == 200
+
+    await until(closed)
+    await until(lambda: nc.is_connected)
+    [end] = await until(lambda: ends(nc, mine))
+    assert end.body["jobs"] == {"succeeded": 1}
+
+
+async def test_what_was_heard_of_a_batch_holds_for_a_while_when_nobody_can_be_asked() -> None:
+    app, mine = FastAPI(), uuid4()
+    app.state.draining = asyncio.Event()
+
+    @app.get("/internal/tenants/{tenant}/batches/{batch_id}")
+    async def settings(tenant: str, batch_id: UUID) -> BatchSettings:
+        return BatchSettings(state="open", options={"crop": "4:5"})
+
+    async with served(app) as site:
+        client = httpx.AsyncClient(base_url=site.url)
+        batches = Batches(client)
+        assert (await batches.open("demo", mine)).options == {"crop": "4:5"}
+    await asyncio.sleep(REMEMBER_S)
+    assert (await batches.open("demo", mine)).options == {"crop": "4:5"}, "as it was heard last"
+    with pytest.raises(SafelightError, match="SERVICE_UNAVAILABLE"):
+        await batches.open("demo", uuid4())
+    with pytest.raises(SafelightError, match="SERVICE_UNAVAILABLE"):
+        await batches.open("other", mine)
+    await client.aclose()
 
 
 # -- a content twice ------------------------------------------------------------------------------

@@ -148,3 +148,24 @@ async def test_only_ones_own_job_that_has_succeeded_can_be_edited(rooms: Rooms, 
     assert (answer.status_code, answer.json()["code"]) == (409, "STATE_CONFLICT")
     await rooms.worker.let_go()
     await rooms.ended(running)
+
+
+async def test_while_the_broker_is_away_an_edit_is_kept_and_the_same_key_finds_it(
+    rooms: Rooms, nats_server: NatsServer
+) -> None:
+    job, key = await rooms.ended(await rooms.upload()), uuid4().hex
+    await asyncio.to_thread(nats_server.kill)
+    try:
+        answer = await edit(rooms, job["id"], key, crop="1:1")
+        assert (answer.status_code, answer.json()["code"]) == (503, "BROKER_UNAVAILABLE")
+    finally:
+        await asyncio.to_thread(nats_server.restart)
+
+    async def again() -> Any:
+        answer = await edit(rooms, job["id"], key, crop="1:1")
+        return answer if answer.status_code == 202 else None
+
+    answer = await until(again)
+    version = await rooms.ended(answer)
+    assert (version["version"], rooms.done(version["id"])) == (2, ["frame", "forms"])
+    assert len((await rooms.output.get(f"/v1/jobs/{job['id']}/versions")).json()["versions"]) == 2
