@@ -16,8 +16,10 @@ from contracts import sealed
 from contracts.errors import SafelightError
 from gpu_bridge.app import build
 from gpu_bridge.settings import Settings
+from orchestrator.pipelines import BUILT_IN
 from runtime.objects import Objects
 from runtime.settings import S3Settings
+from tests.documents import papers, school
 from tests.integration.conftest import SettingsOf
 from tests.integration.rooms import Rooms, opened
 from tests.integration.wire import picture, served, sha256
@@ -69,6 +71,10 @@ async def house(
 ) -> AsyncIterator[House]:
     folder: Path = tmp_path_factory.mktemp("pipelines")
     (folder / "secret.yaml").write_text(SECRET)
+    papers_ = (
+        (BUILT_IN / "document.yaml").read_text().replace("name: document\n", "name: sealed-document\nsealed: true\n", 1)
+    )
+    (folder / "sealed-document.yaml").write_text(papers_)
     objects = Objects(settings_of(S3Settings, "setup"))
     bucket = Minio(
         f"127.0.0.1:{s3_server.port}", s3_server.access_key, s3_server.secret_key, secure=False, region="us-east-1"
@@ -158,6 +164,19 @@ async def test_when_its_key_is_destroyed_nobody_reads_it_and_work_on_it_says_why
     for options in ({"crop": "1:1"}, {"style": "mono"}):  # one is output's work, the other a GPU function's
         edited = await house.rooms.ended(await house.rooms.ingest.post(f"/v1/jobs/{job['id']}/re-edit", json=options))
         assert (edited["status"], edited["error"]["code"]) == ("failed", "KEY_DESTROYED")
+
+
+async def test_a_report_card_is_sealed_page_by_page_and_delivered_to_its_tenant(house: House) -> None:
+    card = school.report_card(5, subjects=3)
+    file = papers.pdf([papers.Born(card), papers.Blank()])
+    job = await house.rooms.ended(await house.rooms.upload(file, pipeline="sealed-document", template="report-card"))
+    assert job["status"] == "succeeded", job["error"]
+    lies = await house.lies(f"originals/{job['upload_id']}", f"uploads/{job['upload_id']}", f"jobs/{job['id']}/")
+    assert len(lies) >= 6
+    assert [key for key, data in lies.items() if not sealed.is_sealed(data)] == []
+    text = next(made for made in job["artifacts"] if made["name"] == "document.txt")
+    read = (await house.rooms.output.get(text["url"])).text
+    assert [value for _, value in card.fields.values() if value not in read] == []
 
 
 async def test_a_photo_of_an_open_pipeline_lies_open(house: House) -> None:
