@@ -170,12 +170,12 @@ async def test_a_bucket_that_somebody_made_public_is_private_again_after_set_up(
 
 # What each may do with each folder, in other words than the table's: r reads, w writes and removes, l lists.
 MAY = {
-    #              uploads  originals  jobs   calls  styles  keys  anything else
-    "ingest":     ("rwl",   "rwl",     "rwl", "r",   "rwl",  "rwl", ""),
-    "gpu-bridge": ("r",     "r",       "r",   "rwl", "r",    "r",   ""),
-    "output":     ("r",     "r",       "rwl", "r",   "",     "r",   ""),
+    #              uploads  originals  jobs   calls  styles  keys   transfers  anything else
+    "ingest":     ("rwl",   "rwl",     "rwl", "r",   "rwl",  "rwl", "rwl",     ""),
+    "gpu-bridge": ("r",     "r",       "r",   "rwl", "r",    "r",   "",        ""),
+    "output":     ("r",     "r",       "rwl", "r",   "",     "r",   "",        ""),
 }  # fmt: skip
-FOLDERS = ("uploads", "originals", "jobs", "calls", "styles", "keys", "secrets")
+FOLDERS = ("uploads", "originals", "jobs", "calls", "styles", "keys", "transfers", "secrets")
 
 
 @pytest.mark.parametrize("service", MAY)

@@ -5,6 +5,7 @@
     originals/    sealed ones                                 ingest, bridge, output   ingest
     jobs/         what phases make                            ingest, bridge, output   ingest, output
     calls/        what GPU functions make, and their marks    ingest, bridge, output   bridge
+    transfers/    files of which a part is still to come      ingest                   ingest
     styles/       looks                                       ingest, bridge           ingest; set-up
     keys/         wrapped keys of sealed work                 ingest, bridge, output   ingest; set-up
 
@@ -22,8 +23,9 @@ ADMIN: Final = "setup"
 _READ_BY_ALL: Final = ("uploads", "originals", "jobs", "calls", "keys")
 # fmt: off
 RIGHTS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
-    "ingest":     {"Read": (*_READ_BY_ALL, "styles"), "Write": ("uploads", "originals", "jobs", "styles", "keys"),
-                   "List": ("uploads", "originals", "jobs", "styles", "keys")},
+    "ingest":     {"Read": (*_READ_BY_ALL, "styles", "transfers"),
+                   "Write": ("uploads", "originals", "jobs", "styles", "transfers", "keys"),
+                   "List": ("uploads", "originals", "jobs", "styles", "transfers", "keys")},
     "gpu-bridge": {"Read": (*_READ_BY_ALL, "styles"), "Write": ("calls",), "List": ("calls",)},
     "output":     {"Read": _READ_BY_ALL,              "Write": ("jobs",),  "List": ("jobs",)},
 }
