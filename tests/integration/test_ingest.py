@@ -580,7 +580,7 @@ async def test_analyze_tells_what_the_photo_shows(ingest: Ingest, nc: Client) ->
     facts = done.body["facts"]
     assert (facts["width"], facts["height"], facts["media_type"]) == (512, 512, "image/jpeg")
     assert len(facts["faces"]) == 1
-    assert done.body["engine"] == "analyze.blazeface-classical@2"
+    assert done.body["engine"] == "analyze.blazeface-classical@3"
 
 
 @pytest.mark.parametrize(

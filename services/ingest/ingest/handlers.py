@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from contracts.artifacts import Artifact
 from contracts.errors import SafelightError, error
 from contracts.phases import PHASE_FAILED, PHASE_SUCCEEDED, Facts, PhaseFailed, PhaseSucceeded, RunPhase
 from runtime import clock, logs
@@ -15,8 +16,11 @@ from runtime.sandbox import Sandbox
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
+    from ingest.analysis.photo import Analyzed
+
 SOURCE: Final = "ingest"
 ENGINE: Final = "analyze.blazeface-classical@3"
+IMAGE: Final = "image.png"  # the following phases take it in the original's stead
 log = logs.get()
 
 
@@ -37,7 +41,7 @@ class Handlers:
         about = command.model_dump(include={"job_id", "phase", "item", "attempt"})
         outcome_id = f"{command.key}.outcome"
         try:
-            facts = await self._facts(command)
+            facts, artifacts = await self._analyzed(command)
         except Exception as problem:
             known = problem if isinstance(problem, SafelightError) else error("INTERNAL", type(problem).__name__)
             log.warning("analyze.failed", code=known.code, exc_info=None if known is problem else problem)
@@ -45,14 +49,22 @@ class Handlers:
                 **about, code=known.code, detail=known.detail, started_at=started_at, ended_at=clock.now()
             )
             return outgoing(PHASE_FAILED, failed, message_id=outcome_id, key=command.key, source=SOURCE)
-        done = PhaseSucceeded(**about, facts=facts, engine=ENGINE, started_at=started_at, ended_at=clock.now())
+        done = PhaseSucceeded(
+            **about, facts=facts, artifacts=artifacts, engine=ENGINE, started_at=started_at, ended_at=clock.now()
+        )
         return outgoing(PHASE_SUCCEEDED, done, message_id=outcome_id, key=command.key, source=SOURCE)
 
-    async def _facts(self, command: RunPhase) -> Facts:
+    async def _analyzed(self, command: RunPhase) -> tuple[Facts, list[Artifact]]:
+        """What the original shows, and the picture itself where only this room can decode it."""
         left_s = (command.deadline - clock.now()).total_seconds()
         if left_s <= 0:
             raise error("PHASE_DEADLINE")
         original = command.inputs["original"]
         data = await self.objects.get_checked(original.key, original.sha256)
-        facts: Facts = await self.sandbox.run(left_s, "ingest.analysis:analyze", data)
-        return facts
+        seen: Analyzed = await self.sandbox.run(left_s, "ingest.analysis:analyzed", data)
+        if seen.image is None:
+            return seen.facts, []
+        key = f"{command.prefix}/{IMAGE}"
+        sha256, size = await self.objects.put(key, seen.image, "image/png")
+        made = {"key": key, "sha256": sha256, "size": size, "media_type": "image/png", "name": IMAGE}
+        return seen.facts, [Artifact.model_validate({**made, "width": seen.width, "height": seen.height})]

@@ -22,9 +22,11 @@ from typing import Final
 
 import filetype
 
-HEAD_BYTES: Final = 512
-# What `judge_head` needs at most: an AVIF's `ftyp` box is the longest header, 16 bytes and
-# 4 for each compatible brand; 512 leaves room for 124 brands where files have 3 to 8.
+from ingest.signatures import AVIF, HEIC, RAW, heif_type, raw_type
+
+HEAD_BYTES: Final = 4096
+# What `judge_head` needs at most: the first directory of a camera's TIFF, some 30 entries of 12 bytes, and its maker's
+# name behind them. An AVIF's `ftyp` box is 16 bytes and 4 for each compatible brand; files have 3 to 8.
 
 BYTES_MAX_DEFAULT: Final = 512 * 2**20
 # 120 MP of 16-bit RGB without compression are 120e6 * 3 * 2 = 720 MB; every camera and every
@@ -70,13 +72,14 @@ SMALLEST_HEADER: Final[dict[str, int]] = {
     "image/png":     33,  # signature 8 + IHDR 25
     "image/webp":    30,  # RIFF 12 + chunk 8 + VP8 frame header 10
     "image/tiff":    26,  # header 8 + IFD count 2 + one entry 12 + next offset 4
-    "image/avif":    20,  # ftyp box: size 4, name 4, brand 4, version 4, one compatible brand 4
+    AVIF:            20,  # ftyp box: size 4, name 4, brand 4, version 4, one compatible brand 4
+    HEIC:            20,
     ZIP:             30,  # the header of the first file in it
     PDF:             67,  # the smallest that any reader opens: a header, a trailer, one page without content
 }
 
 # What analysis.formats can decode: a test holds the two together. A pipeline says which of them it takes.
-DECODABLE: Final = frozenset({"image/jpeg", "image/png", "image/webp", "image/tiff", "image/avif"})
+DECODABLE: Final = frozenset({"image/jpeg", "image/png", "image/webp", "image/tiff", AVIF, HEIC}) | RAW
 
 # A ZIP of pairs that a style is learnt from, and a look from another tool. What is in them is a worker's to find out.
 TAKEN: Final = DECODABLE | {ZIP, CUBE, PDF}
@@ -85,9 +88,7 @@ MOST: Final = {CUBE: CUBE_BYTES_MAX, PDF: PDF_BYTES_MAX}  # fewer than any file 
 
 ADVICE: Final[dict[str, str]] = {
     # media type            why not, and what to send instead
-    "image/heic":           "HEIC needs an HEVC decoder, which this build of libvips has not; send JPEG or AVIF.",
     "image/gif":            "GIF holds 256 colours and is no photo format; send JPEG, PNG or WebP.",
-    "image/x-canon-cr2":    "Camera RAW is not developed here; send JPEG or TIFF.",
 }
 # fmt: on
 
@@ -95,9 +96,11 @@ ADVICE: Final[dict[str, str]] = {
 def sniff(head: bytes) -> str | None:
     """The media type that the first bytes (up to HEAD_BYTES) prove, or None.
 
-    `filetype` reads signatures only; a head too short to hold its own type's header is None.
+    `filetype` reads signatures only, and knows too little of cameras (`signatures`); a head too short to hold its own
+    type's header is None.
     """
-    found: str | None = filetype.guess_mime(head) or (CUBE if _begins_as_cube(head) else None)
+    known = raw_type(head) or heif_type(head)
+    found: str | None = known or filetype.guess_mime(head) or (CUBE if _begins_as_cube(head) else None)
     if found is None or len(head) < SMALLEST_HEADER.get(found, 0):
         return None
     return found

@@ -59,7 +59,7 @@ def test_the_built_in_pipelines_load() -> None:
         ("document", 1, 5),
         ("noop", 2, 6),
         ("photo", 4, 6),
-        ("splat", 1, 2),
+        ("splat", 2, 2),
         ("style-import", 1, 1),
         ("style-training", 1, 1),
     ]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ingest.analysis.photo import analyze, taken_at
+from ingest.analysis.photo import analyze, analyzed, taken_at
 
-__all__ = ["analyze", "taken_at"]
+__all__ = ["analyze", "analyzed", "taken_at"]

@@ -27,11 +27,14 @@ from numpy.typing import NDArray
 
 from contracts.errors import error
 from ingest.analysis import exif
+from ingest.analysis.develop import DEVELOPED, Developed, develop, raw_header, raw_size
 from ingest.intake import HEAD_BYTES, PIXELS_MAX, sniff
+from ingest.signatures import HEIC, RAW
 
 Pixels = NDArray[np.uint8]
 
 SIDE_MAX: Final = 1600  # long side of the proxy: wires of 3 px on 24 MP are still 0.8 px wide here
+FRAMES_MAX: Final = 100  # a photo is one picture; scans and bursts hold a few dozen
 SIDE_GOOD: Final = 1400  # a scaled JPEG decode this large is taken as it comes: 6000 / 4 = 1500 needs no resize
 
 # fmt: off
@@ -42,6 +45,7 @@ LOADERS: Final[dict[str, str]] = {
     "image/webp":   "webpload_buffer",
     "image/tiff":   "tiffload_buffer",
     "image/avif":   "heifload_buffer",
+    HEIC:           "heifload_buffer",  # the header; its pixels are `develop`'s
 }
 # fmt: on
 
@@ -66,10 +70,14 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A decoded upload: `rgb` (H, W, 3) is oriented sRGB, long side at most SIDE_MAX."""
+    """A decoded upload: `rgb` (H, W, 3) is oriented sRGB, long side at most SIDE_MAX.
+
+    `developed` is the whole picture where only this room can decode it.
+    """
 
     header: Header
     rgb: Pixels
+    developed: Developed | None = None
 
 
 def read_header(data: bytes) -> Header:
@@ -78,6 +86,9 @@ def read_header(data: bytes) -> Header:
     Raises MEDIA_TYPE_UNSUPPORTED, IMAGE_CORRUPT, IMAGE_TOO_LARGE.
     """
     media_type = sniff(data[:HEAD_BYTES])
+    if media_type in RAW:
+        width, height = raw_size(data)
+        return Header(media_type, width, height, 1, 16, raw_header(data))
     if media_type not in LOADERS:
         raise error("MEDIA_TYPE_UNSUPPORTED")
     try:
@@ -86,6 +97,8 @@ def read_header(data: bytes) -> Header:
         raise error("IMAGE_CORRUPT", "The header cannot be read.") from None
     if image.width * image.height > PIXELS_MAX:
         raise error("IMAGE_TOO_LARGE", f"The image has more than {PIXELS_MAX // 10**6} megapixels.")
+    if image.get_typeof("n-pages") and image.get("n-pages") > FRAMES_MAX:
+        raise error("IMAGE_TOO_LARGE", f"The image has more than {FRAMES_MAX} pages or frames.")
     if image.format not in ("uchar", "ushort"):
         raise error("IMAGE_CORRUPT", "The samples are neither 8 nor 16 bits wide.")
     orientation = int(image.get("orientation")) if image.get_typeof("orientation") else 1
@@ -96,18 +109,23 @@ def read_header(data: bytes) -> Header:
         width=image.height if turned else image.width,
         height=image.width if turned else image.height,
         orientation=orientation,
-        bit_depth=16 if image.format == "ushort" else 8,
+        bit_depth=16 if image.format == "ushort" or _bits(image) > 8 else 8,
         image=image,
     )
 
 
 def decode(data: bytes, header: Header) -> Photo:
     """Decode all of the file into a proxy. Raises IMAGE_CORRUPT where any part of it cannot be decoded."""
+    developed = develop(data, header.media_type) if header.media_type in DEVELOPED else None
     try:
-        rgb = _proxy(data, header)
+        rgb = _proxy(data, header) if developed is None else _reduced(developed.image)
     except pyvips.Error:
         raise error("IMAGE_CORRUPT", "The file is truncated or damaged.") from None
-    return Photo(header, rgb)
+    return Photo(header, rgb, developed)
+
+
+def _bits(image: pyvips.Image) -> int:
+    return int(image.get("bits-per-sample")) if image.get_typeof("bits-per-sample") else 8
 
 
 def _open(data: bytes, media_type: str, **options: Any) -> pyvips.Image:
@@ -122,6 +140,10 @@ def _proxy(data: bytes, header: Header) -> Pixels:
         if side / shrink <= SIDE_MAX and image.interpretation in ("srgb", "b-w") and not _profiled(image):
             return _turned(_jpeg(data, header, shrink), header.orientation)
         image = _open(data, header.media_type, shrink=shrink)
+    return _reduced(image)
+
+
+def _reduced(image: pyvips.Image) -> Pixels:
     if image.hasalpha():
         image = image.flatten(background=65535 if image.format == "ushort" else 255)
     if max(image.width, image.height) > SIDE_MAX:

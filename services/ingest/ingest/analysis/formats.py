@@ -1,4 +1,7 @@
-"""Which image types the installed libvips really decodes, found out by decoding one of each."""
+"""Which image types this installation really decodes, found out by decoding one of each.
+
+No camera's file is small enough to be carried along: of RAW it is only asked whether LibRaw is new enough.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ from base64 import b64decode
 from typing import Final
 
 import pyvips
+import rawpy
 
+from contracts.errors import SafelightError
 from ingest.analysis.decode import LOADERS
+from ingest.analysis.develop import develop
+from ingest.signatures import HEIC, RAW
 
-# A grey HEIC of 16 x 16 pixels, made for this check (pillow-heif 1.x): libvips can write none itself.
+# A grey HEIC of 16 x 16 pixels, made for this check (pillow-heif 1.x): nothing that is installed writes one.
 _HEIC: Final = b64decode(
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9j"
     "AAAAAERAAAEAAQAAAAABoAABAAAAAAAAACoAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/Glw"
@@ -34,7 +41,7 @@ _SAVERS: Final[dict[str, tuple[str, dict[str, str]]]] = {
 def decodable() -> dict[str, bool]:
     """For each image type that photos come in, whether this installation decodes it. About 20 ms."""
     patch = pyvips.Image.black(16, 16, bands=3).copy(interpretation="srgb")
-    answer = {"image/heic": _decodes("heifload_buffer", _HEIC)}
+    answer = {HEIC: _develops(), **dict.fromkeys(RAW, rawpy.libraw_version >= (0, 20, 0))}  # since then it knows CR3
     for media_type, (save, options) in _SAVERS.items():
         try:
             sample = pyvips.Operation.call(save, patch, **options)
@@ -43,6 +50,14 @@ def decodable() -> dict[str, bool]:
         else:
             answer[media_type] = _decodes(LOADERS[media_type], sample)
     return answer
+
+
+def _develops() -> bool:
+    try:
+        develop(_HEIC, HEIC)
+    except SafelightError:
+        return False
+    return True
 
 
 def _decodes(load: str, sample: bytes) -> bool:

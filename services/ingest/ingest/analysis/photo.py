@@ -5,7 +5,7 @@ It runs in a child process that its caller can kill, because here hostile bytes 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,15 +27,29 @@ def taken_at(data: bytes) -> str | None:
     return exif.captured_at(read_header(data).image)
 
 
+class Analyzed(NamedTuple):
+    """`facts`, and where no other room can decode the original, `image`: the whole picture as `image.png`."""
+
+    facts: dict[str, Any]
+    image: bytes | None
+    width: int
+    height: int
+
+
 def analyze(data: bytes) -> dict[str, Any]:
+    """The facts of `analyzed`."""
+    return analyzed(data).facts
+
+
+def analyzed(data: bytes) -> Analyzed:
     """Facts of one photo: plain JSON values, coordinates normalised 0..1 to the oriented image.
 
     Raises SafelightError: MEDIA_TYPE_UNSUPPORTED, IMAGE_TOO_LARGE (before anything is decoded),
     IMAGE_CORRUPT (wherever in the file the damage is).
     """
     header = read_header(data)
-    seen = looked_at(decode(data, header).rgb)
-    return {
+    photo = decode(data, header)
+    facts = {
         "width": header.width,
         "height": header.height,
         "media_type": header.media_type,
@@ -44,8 +58,12 @@ def analyze(data: bytes) -> dict[str, Any]:
         "color_profile": exif.color_profile(header.image),
         "captured_at": exif.captured_at(header.image),
         "camera": exif.camera(header.image),
-        **seen,
+        **looked_at(photo.rgb),
     }
+    if photo.developed is None:
+        return Analyzed(facts, None, header.width, header.height)
+    height, width = photo.developed.pixels.shape[:2]
+    return Analyzed(facts | {"width": width, "height": height}, photo.developed.png(), width, height)
 
 
 def looked_at(rgb: Pixels) -> dict[str, Any]:

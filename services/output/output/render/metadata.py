@@ -22,9 +22,10 @@ from xml.sax.saxutils import escape
 
 import pyvips
 
-from output.render.images import blob_of
+from output.render.images import blob_of, read_header
 
 ARTIST, COPYRIGHT = 0x013B, 0x8298
+XMP: Final = 0x02BC  # the tag of a TIFF that holds its packet
 ASCII = 2
 TEXT_MAX: Final = 512  # characters of one name or notice; longer is no credit
 CREATORS_MAX: Final = 8
@@ -37,6 +38,8 @@ _PACKET: Final = (
     '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/">{body}</rdf:Description>'
     '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
 )
+_HEAD_BYTES: Final = 1 << 20  # of a RAW: its first directory, and the texts behind it
+_CAMERAS: Final = (b"IIRO", b"IIRS", b"IIU\0", b"MMOR")  # what Olympus and Panasonic make of a TIFF's first bytes
 _NOT_IN_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -52,6 +55,24 @@ def credit_of(image: pyvips.Image) -> Credit:
     """The credit that the image's metadata states; XMP, being Unicode, before EXIF."""
     xmp, exif = _xmp_credit(blob_of(image, "xmp-data")), _exif_credit(exif_of(image))
     return Credit(xmp.creators or exif.creators, xmp.rights or exif.rights)
+
+
+def credit_in(data: bytes) -> Credit:
+    """The credit that a file states, one that only its first phase could decode included: HEIC, camera RAW.
+
+    Raises IMAGE_CORRUPT for what is neither an image nor a RAW.
+    """
+    head = data[:_HEAD_BYTES]
+    if head.startswith(b"FUJIFILMCCD-RAW "):  # it holds a JPEG of its own, whose place is at 84
+        start = int.from_bytes(data[84:88], "big")
+        return credit_of(read_header(data[start : start + int.from_bytes(data[88:92], "big")]))
+    if head[4:12] == b"ftypcrx ":  # Canon's CR3: a box holds the first directory, as a TIFF
+        return _exif_credit(head[max(head.find(b"CMT1"), 0) + 4 :])
+    if head[:4] in (b"II*\0", b"MM\0*"):  # the directory of a plain TIFF may be at its end
+        return _tiff_credit(data)
+    if head[:4] in _CAMERAS:
+        return _tiff_credit((b"MM\0*" if head[:1] == b"M" else b"II*\0") + head[4:])
+    return credit_of(read_header(data))
 
 
 def xmp_packet(credit: Credit) -> bytes | None:
@@ -76,7 +97,7 @@ def _byte_order(exif: bytes) -> str:
 
 
 def _ifd0(exif: bytes) -> Iterator[tuple[int, bytes]]:
-    """(tag, value) of the first directory's ASCII entries that lie inside."""
+    """(tag, value) of the first directory's ASCII entries and of its XMP, as far as they lie inside."""
     if exif[:4] not in (b"II*\0", b"MM\0*") or len(exif) < 8:
         return
     order = _byte_order(exif)
@@ -87,7 +108,7 @@ def _ifd0(exif: bytes) -> Iterator[tuple[int, bytes]]:
     for at in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
         tag, kind, size = struct.unpack_from(order + "HHI", exif, at)
         offset = at + 8 if size <= 4 else struct.unpack_from(order + "I", exif, at + 8)[0]
-        if kind == ASCII and 0 < size <= len(exif) - offset:
+        if (kind == ASCII or tag == XMP) and 0 < size <= len(exif) - offset:
             yield tag, exif[offset : offset + size]
 
 
@@ -95,6 +116,11 @@ def _exif_credit(exif: bytes) -> Credit:
     text = {tag: _text(value) for tag, value in _ifd0(exif)}
     artist = text.get(ARTIST, "")
     return Credit((artist,) if artist else (), text.get(COPYRIGHT, ""))
+
+
+def _tiff_credit(tiff: bytes) -> Credit:
+    xmp, exif = _xmp_credit(dict(_ifd0(tiff)).get(XMP, b"")), _exif_credit(tiff)
+    return Credit(xmp.creators or exif.creators, xmp.rights or exif.rights)
 
 
 def _text(raw: bytes) -> str:

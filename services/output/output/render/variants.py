@@ -19,7 +19,7 @@ from contracts.errors import error
 from contracts.variants import FORMATS, ColorProfile, Format, VariantRow, VariantTable
 from output.render import encode
 from output.render.images import Rendered, decode, fitted, read_header, resized, to_8_bit, to_srgb, upright_size
-from output.render.metadata import credit_of, xmp_packet
+from output.render.metadata import credit_in, xmp_packet
 from output.render.placeholder import SIDE_MAX, thumbhash
 
 # fmt: off
@@ -65,7 +65,7 @@ def variants(
     except ValidationError as invalid:
         raise error("REQUEST_INVALID", "The variants' table is not of the declared shape.") from invalid
     header = read_header(data)
-    packet = xmp_packet(credit_of(read_header(original) if original else header))
+    packet = xmp_packet(credit_in(original or data))
     forms = planned(asked.table, *upright_size(header))
     image = decode(data, max(form.size for form in forms), keep_profile=asked.color_profile == "keep")
     made: dict[str, Rendered] = {}
