@@ -50,6 +50,7 @@ from tests.integration.wire import (
     stored,
     told,
 )
+from tests.pixels.ingest.raw import HEIC
 from tests.servers.fixtures import EnvironmentOf
 from tests.servers.models import NatsServer, PostgresServer, S3Server
 
@@ -581,6 +582,14 @@ async def test_analyze_tells_what_the_photo_shows(ingest: Ingest, nc: Client) ->
     assert (facts["width"], facts["height"], facts["media_type"]) == (512, 512, "image/jpeg")
     assert len(facts["faces"]) == 1
     assert done.body["engine"] == "analyze.blazeface-classical@3"
+
+
+async def test_analyze_hands_on_what_only_it_can_decode(ingest: Ingest, nc: Client) -> None:
+    original = await stored(ingest.objects, HEIC, "image/heic")
+    done = await outcome(nc, await send(nc, RUN_ANALYZE, command("analyze", inputs={"original": original})))
+    [made] = done.body["artifacts"]
+    assert (made["name"], made["media_type"], made["width"], made["height"]) == ("image.png", "image/png", 48, 64)
+    assert sha256(await ingest.objects.get(made["key"])) == made["sha256"]
 
 
 @pytest.mark.parametrize(
