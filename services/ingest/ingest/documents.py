@@ -53,7 +53,7 @@ class Originals:
         self._kept[ref.key] = task
         try:
             data = await asyncio.shield(task)
-        except SafelightError:
+        except Exception:
             self._kept.pop(ref.key, None)  # the next one asks again
             raise
         self._make_room()
