@@ -196,6 +196,10 @@ def told(paces: Mapping[str, Mapping[str, list[float]]], aud: float) -> None:
     for name, containers in (("all at once: one cold start, one wait", 1), ("one by one: each pays its own", None)):
         bills = [cost._bill(known, "cpu", n * DOCUMENT_PAGES, each[0], containers or n) for n in DOCUMENTS]
         print(f"| {name} | {' | '.join(money(bill, aud) for bill in bills)} |")
+    for name, containers in (("all at once", 1), ("one by one", None)):
+        bills = [cost._bill(known, cost.GPU_ASSUMED, 0, 0.0, containers or n) for n in DOCUMENTS]
+        cells = " | ".join(money(bill, aud) for bill in bills)
+        print(f"| {cost.GPU_ASSUMED}, {name}: cold starts and idle waits alone | {cells} |")
     print(f"| the seed's own figure | US${SEED_USD[0]:.0f}-{SEED_USD[1]:.0f} | |")
     print(f"| the own machine: CPU seconds | {' | '.join(f'{n * DOCUMENT_PAGES * each[0]:.0f}' for n in DOCUMENTS)} |")
 
