@@ -24,6 +24,7 @@ from tests.integration.conftest import SettingsOf
 from tests.servers.fixtures import EnvironmentOf
 
 OLD, NEW = f"m1:{'a' * 40}", f"m2:{'b' * 40}"
+BUCKET = f"vault-{uuid4().hex[:8]}"  # of its own: others' keys are wrapped by another master
 FAR = 10**9
 CONTENT = os.urandom(2 * CHUNK_BYTES + 100)
 
@@ -32,9 +33,10 @@ CONTENT = os.urandom(2 * CHUNK_BYTES + 100)
 async def store(prepared: object, settings_of: SettingsOf) -> AsyncIterator[list[Objects]]:
     """Storage with the old master, with both, with the new one, and with none."""
     made = [
-        Objects(settings_of(S3Settings, "setup", master_keys=SecretStr(keys)))
+        Objects(settings_of(S3Settings, "setup", s3_bucket=BUCKET, master_keys=SecretStr(keys)))
         for keys in (OLD, f"{NEW},{OLD}", NEW, "")
     ]
+    await made[0].ensure_bucket()
     yield made
     for one in made:
         one.close()
@@ -178,8 +180,9 @@ async def test_after_a_rotation_the_old_master_can_go(store: list[Objects]) -> N
         await both.remove(path)
 
 
-def test_the_command_says_what_each_master_wraps(environment_of: EnvironmentOf, prepared: object) -> None:
-    given = {**os.environ, **environment_of("setup"), "SAFELIGHT_MASTER_KEYS": f"{NEW},{OLD}"}
+def test_the_command_says_what_each_master_wraps(environment_of: EnvironmentOf, store: list[Objects]) -> None:
+    ours = {"SAFELIGHT_MASTER_KEYS": f"{NEW},{OLD}", "SAFELIGHT_S3_BUCKET": BUCKET}
+    given = {**os.environ, **environment_of("setup"), **ours}
     for what in ("rotate", "list"):
         command = [sys.executable, "-m", "stack.cli", "keys-at-rest", what, "--json"]
         found = json.loads(subprocess.run(command, env=given, capture_output=True, check=True).stdout)
