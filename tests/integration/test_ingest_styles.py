@@ -29,6 +29,7 @@ from ingest.store import Style
 from runtime import postgres
 from runtime.objects import Objects
 from runtime.outbox import outgoing, publish
+from runtime.vault import sealing
 from stack.styles import cube
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.wire import picture, served, sha256, stored, told
@@ -66,11 +67,14 @@ class House:
         assert answer.status_code == 202, answer.text
         return UUID(answer.json()["job_id"])
 
-    async def ends(self, job: UUID, revision: int = 3, again: str = "", **made: bytes) -> None:
-        """Publish that the job has succeeded, with these artifacts (by name, `_` for a dot)."""
+    async def ends(
+        self, job: UUID, revision: int = 3, again: str = "", key_id: str | None = None, **made: bytes
+    ) -> None:
+        """Publish that the job has succeeded, with these artifacts (by name, `_` for a dot), sealed under a key."""
         artifacts = []
         for name, content in made.items():
-            ref = await stored(self.objects, content, CUBE)
+            with sealing(key_id):
+                ref = (await stored(self.objects, content, CUBE)).model_copy(update={"sealed": key_id})
             artifacts.append(Artifact(**ref.model_dump(), name=name.replace("_", ".")))
         now = datetime.now(UTC)
         change = PhaseChange(
@@ -350,3 +354,20 @@ async def test_a_version_never_changes(house: House, change: str) -> None:
     with pytest.raises(DBAPIError, match="append-only"):
         async with house.engine.begin() as conn:
             await conn.execute(text(change))
+
+
+async def test_a_style_that_was_learnt_from_sealed_pairs_is_handed_out_opened_and_goes_with_their_key(
+    house: House,
+) -> None:
+    name, key_id = fresh(), str(uuid4())
+    await house.objects.vault.make(key_id, "demo")
+    await house.ends(await house.training(name), key_id=key_id, style_cube=LOOK)
+    await house.versions(name)
+    url = f"/v1/styles/{name}/cube"
+    answer = await house.mine.get(url)
+    assert (answer.status_code, answer.content) == (200, LOOK)
+    assert (await house.mine.get(url, params={"redirect": "false"})).json() == {"url": url}
+    assert (await house.photo(name)).attachments["lut"].sealed == key_id
+    await house.objects.vault.destroy(key_id)
+    gone = await house.mine.get(url)
+    assert (gone.status_code, gone.json()["code"]) == (410, "KEY_DESTROYED")

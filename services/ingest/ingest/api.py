@@ -212,7 +212,8 @@ async def show_style(request: Request, tenant: Tenant, reference: Reference) -> 
     response_model=None,
     responses={
         **LINKED,
-        **responses("UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "REQUEST_INVALID", "STORAGE_UNAVAILABLE"),
+        **responses("UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "REQUEST_INVALID"),
+        **responses("STORAGE_UNAVAILABLE", "KEY_DESTROYED"),
     },
 )
 async def read_part(
@@ -221,16 +222,24 @@ async def read_part(
     reference: Reference,
     part: Literal["style", "cube", "preview", "report"],
     redirect: bool = True,
-) -> RedirectResponse | JSONResponse:
-    """A redirect to a signed link: `cube` for other tools, `preview`, `report`, `style` is all that was learnt."""
+) -> Response:
+    """A redirect to a signed link: `cube` for other tools, `preview`, `report`, `style` is all that was learnt.
+
+    Of a style that was learnt from sealed pairs it is no redirect but the content itself.
+    """
     state: Any = request.app.state
     style = (await _versions(request, tenant, reference))[0]
     if part not in style.objects:
         raise error("NOT_FOUND")
-    name = PARTS[part].replace("style", f"{style.name}-{style.version}")
-    named = {"response-content-disposition": f'inline; filename="{name}"'}
-    key, lives = style.objects[part].key, timedelta(seconds=state.link_s)
-    link = await state.objects.read_url(key, lives, public=True, headers=named)
+    named = f'inline; filename="{PARTS[part].replace("style", f"{style.name}-{style.version}")}"'
+    stored, lives = style.objects[part], timedelta(seconds=state.link_s)
+    if stored.sealed and redirect:
+        content = await state.objects.get_checked(stored.key, stored.sha256)  # some MB at most
+        headers = {"Content-Disposition": named, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return Response(content, 200, headers, stored.media_type)
+    if stored.sealed:
+        return link_response(request.url.path, redirect=False)
+    link = await state.objects.read_url(stored.key, lives, public=True, headers={"response-content-disposition": named})
     return link_response(link, redirect=redirect)
 
 
