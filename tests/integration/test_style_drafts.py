@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import tracemalloc
 import zipfile
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,8 +21,10 @@ from structlog.testing import capture_logs
 from contracts.uploads import UploadReceived
 from gpu_functions.style.pairs import Archive
 from ingest.app import build
-from ingest.drafts import PHOTOS_MAX, Drafts
+from ingest.drafts import PHOTOS_MAX, Drafts, Half
+from ingest.pairing import Photo, Role
 from ingest.settings import Settings
+from ingest.training import archive
 from runtime import postgres
 from runtime.objects import Objects
 from tests.integration.conftest import SettingsOf
@@ -229,3 +232,21 @@ async def test_a_draft_can_be_trained_when_whoever_packed_it_has_died(house: Hou
     async with house.engine.begin() as conn:
         await conn.execute(text("UPDATE ingest.drafts SET claimed_until = now() WHERE id = :id"), {"id": UUID(draft)})
     assert (await house.mine.post(f"/v1/styles/drafts/{draft}/train")).status_code == 202
+
+
+async def test_packing_holds_a_piece_of_one_photo_and_not_their_size(house: House) -> None:
+    key, size = f"tests/{uuid4()}", 32 * MIB
+    sha256, _ = await house.objects.put(key, bytes(size), "image/tiff")
+    sides: list[Role] = ["before", "after"]
+    before, after = (Half(Photo(uuid4(), side, "x", None), key, sha256, size, "image/tiff", True) for side in sides)
+    tracemalloc.start()
+    try:
+        packed = 0
+        async for piece in archive(house.objects, [(before, after)] * 3):
+            packed += len(piece)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    print(f"\n{packed / MIB:.0f} MiB packed, {peak / MIB:.1f} MiB held at most")
+    assert packed > 6 * size
+    assert peak < 8 * MIB
