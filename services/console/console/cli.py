@@ -18,6 +18,7 @@ from console import batches, rendering
 from console.board import board
 from console.cli_audit import app as audit_app
 from console.cli_batches import app as batches_app
+from console.cli_erasures import app as erasures_app
 from console.cli_jobs import app as jobs_app
 from console.cli_letters import app as letters_app
 from console.cli_providers import app as providers_app
@@ -38,6 +39,7 @@ client.add_typer(styles_app, name="styles")
 client.add_typer(webhooks_app, name="webhooks")
 client.add_typer(letters_app, name="dead-letters")
 client.add_typer(audit_app, name="audit")
+client.add_typer(erasures_app, name="erase")
 client.add_typer(providers_app, name="providers")
 client.add_typer(gpu_app, name="gpu")
 client.add_typer(tenants_app, name="tenants")

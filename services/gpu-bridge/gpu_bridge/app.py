@@ -59,6 +59,7 @@ def providers(settings: Settings) -> list[Provider]:
 async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     """Wire storage, ledger, broker, providers; what was opened is closed in reverse."""
     offered = terms.read(settings.gpu_terms)
+    rules = policy.read(settings.gpu_policy)
     objects = Objects(settings)
     url = settings.postgres_url.get_secret_value()
     engine = postgres.create_engine(
@@ -72,9 +73,9 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     try:
         async with service.nats_broker(app, settings, SOURCE) as (_, nc):
             js = nc.jetstream()
-            ledger = Ledger(engine, Outbox(engine, OUTBOX, js))
+            ledger = Ledger(engine, Outbox(engine, OUTBOX, js), declared=rules.providers)
             marks = MarkStore(objects)
-            vendors = Vendors(here, offered, policy.read(settings.gpu_policy), settings.local_workers)
+            vendors = Vendors(here, offered, rules, settings.local_workers)
             arrived = asyncio.Event()
             watcher = Watcher(ledger, marks, vendors, js, arrived)
             submitter = Submitter(ledger, marks, vendors, watcher, arrived, settings.calls_in_flight_max)

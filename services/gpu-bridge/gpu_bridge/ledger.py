@@ -9,17 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from contracts.audit import AUDIT_NOTED, AuditNoted
 from contracts.channel import Channel
 from contracts.envelope import SpanRecord
 from contracts.errors import ERRORS, SafelightError
 from contracts.phases import PHASE_DEFERRED, PHASE_FAILED, PHASE_SUCCEEDED, PhaseDeferred, PhaseFailed, PhaseSucceeded
 from gpu_bridge import store, traces
 from gpu_bridge.call import Call, Kept, Move, Outcome, State, deferred, failed, succeeded
+from gpu_bridge.policy import Declared
 from gpu_bridge.store import Follower, Run
 from gpu_bridge.turns import Ending
 from gpu_bridge.vendors import paused, set_mode
@@ -39,6 +41,7 @@ class Ledger:
     engine: AsyncEngine
     outbox: Outbox
     me: UUID = field(default_factory=uuid4)
+    declared: Mapping[str, Declared] = field(default_factory=dict)  # of providers: what leaves the house is noted
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -138,11 +141,17 @@ class Ledger:
     # -- what is noted on the way ---------------------------------------------------------------
 
     async def accepted(self, call: Call, handle: str) -> State | None:
-        """The provider has it under this handle. None: it is another's by now."""
+        """The provider has it under this handle, and with it what it may read. None: it is another's by now."""
+        moved: list[Outgoing] = []
         async with self.engine.begin() as conn:
             state = await store.accept_if_mine(conn, call, handle)
+            declared = self.declared.get(call.provider)
+            if state is not None and declared is not None and not declared.own:
+                moved = [_moved(call, declared.regions, await store.inputs(conn, call.key))]
+                await self.outbox.add(conn, moved)
         if state is not None:
             call.handle, call.state = handle, state
+            await self.publish(moved)
         return state
 
     async def started(self, call: Call, at: datetime) -> None:
@@ -223,3 +232,30 @@ _CHANNELS: Final[Mapping[type[Outcome], Channel[Any]]] = {
     PhaseFailed: PHASE_FAILED,
     PhaseDeferred: PHASE_DEFERRED,
 }
+
+
+def _moved(call: Call, regions: Sequence[str], objects: Sequence[str]) -> Outgoing:
+    """The audit's line of what a provider was given to read: links to these objects, until the deadline.
+
+    No region: the provider may run anywhere. Told again, it is the same line.
+    """
+    name = f"{call.key}.{call.epoch}.moved"
+    line = AuditNoted(
+        id=uuid5(NAMESPACE_OID, name),
+        at=clock.now(),
+        room=SOURCE,
+        who=f"provider:{call.provider}",
+        action="data.moved",
+        subject=call.key,
+        tenant=call.tenant,
+        details={
+            "function": call.function,
+            "epoch": call.epoch,
+            "objects": list(objects),
+            "regions": list(regions),
+            "until": call.deadline.isoformat(),
+            "sealed": call.sealed is not None,
+            "sensitive": call.sensitive,
+        },
+    )
+    return outgoing(AUDIT_NOTED, line, message_id=name, key=call.key, source=SOURCE)

@@ -16,12 +16,13 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.artifacts import ObjectRef
+from contracts.audit import AUDIT_NOTED, AuditNoted
 from contracts.batches import Duplicates
 from contracts.errors import Permanent, error
 from contracts.jobs import Status
@@ -166,7 +167,7 @@ class Uploads:
                 lane=options.lane,
                 received_at=clock.now(),
             )
-            messages = [_message(received)]
+            messages = [_message(received), _noted(received)]
             if asked.draft:  # it is kept, but there is no job yet, and nobody is told
                 received, messages = received.model_copy(update={"job_id": None}), []
             async with self.engine.connect() as conn:
@@ -297,6 +298,21 @@ def _told(tenant: str, options: Options) -> dict[str, Any]:
 def _message(received: UploadReceived) -> Outgoing:
     upload_id, job = str(received.upload_id), str(received.job_id)
     return outgoing(UPLOAD_RECEIVED, received, message_id=upload_id, key=job, source=SOURCE)
+
+
+def _noted(received: UploadReceived) -> Outgoing:
+    """The audit's line of it."""
+    line = AuditNoted(
+        id=uuid5(received.upload_id, "received"),
+        at=received.received_at,
+        room=SOURCE,
+        who=f"tenant:{received.tenant}",
+        action="upload.received",
+        subject=str(received.upload_id),
+        tenant=received.tenant,
+        details={"job": str(received.job_id), "size": received.original.size, "pipeline": received.pipeline},
+    )
+    return outgoing(AUDIT_NOTED, line, message_id=str(line.id), key=line.subject, source=SOURCE)
 
 
 def _answer(received: UploadReceived) -> UploadAnswer:

@@ -127,7 +127,13 @@ def _following(request: Request, topic: Topic, after: int, found: store.Followed
     responses={
         **LINKED,
         **responses(
-            "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "REQUEST_INVALID", "STORAGE_UNAVAILABLE", "KEY_DESTROYED"
+            "BROKER_UNAVAILABLE",
+            "UNAUTHENTICATED",
+            "FORBIDDEN",
+            "NOT_FOUND",
+            "REQUEST_INVALID",
+            "STORAGE_UNAVAILABLE",
+            "KEY_DESTROYED",
         ),
     },
 )
@@ -150,6 +156,7 @@ async def read_artifact(
         found = await store.artifact(conn, tenant, job_id, name)
     if found is None:
         raise error("NOT_FOUND")
+    await state.accesses.note(f"tenant:{tenant}", tenant, "artifact.read", str(job_id), artifact=name)
     if found.sealed:
         if redirect:
             return await opened(state.objects, found, range_)

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from contracts import topology
 from output import api
+from output.accesses import Accesses
 from output.documents import Documents
 from output.erasing import Erasing
 from output.handlers import SOURCE, Handlers
@@ -64,6 +65,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             documents = Documents(nc.jetstream(), objects, papers, templates.load(settings.templates_dir))
             subscribe(broker, topology.consumer("output-assemble"), documents.assemble, workers=1)
             subscribe(broker, topology.consumer("output-deliver"), documents.deliver, workers=1)
+            app.state.accesses = Accesses(nc.jetstream())
             erasing = Erasing(nc.jetstream(), engine, objects)
             subscribe(broker, topology.consumer("output-erasures"), erasing.erase, workers=1)
             await broker.start()
