@@ -155,6 +155,25 @@ async def test_a_batch_is_gone_everywhere_and_what_another_shares_with_it_stays(
     assert (again.status_code, again.json()["code"]) == (404, "NOT_FOUND")
 
 
+async def test_each_access_is_a_line_of_the_audit(stack: Stack, samples: dict[str, Path]) -> None:
+    job = await stack.ended(await stack.upload(samples["coffee.png"]))
+    await stack.artifact(job, "variants.web.jpg")
+    operator = {"Authorization": f"Bearer {stack.home.secrets()['SAFELIGHT_OPERATOR_KEY']}"}
+
+    async def lines() -> list[tuple[str, str]]:
+        found = []
+        for subject in (job["id"], job["upload_id"]):
+            answer = await stack.client.get("/v1/audit", params={"subject": subject}, headers=operator)
+            found += [(line["who"], line["action"]) for line in answer.json()["items"]]
+        return found
+
+    async def both() -> bool:
+        return len(await lines()) == 2
+
+    await until(both)
+    assert await lines() == [("tenant:demo", "artifact.read"), ("tenant:demo", "upload.received")]
+
+
 async def test_a_receipt_can_be_checked_by_whoever_has_it(stack: Stack, samples: dict[str, Path]) -> None:
     job = await stack.ended(await stack.upload(samples["coffee.png"]))
     told = await erased(stack, upload=job["upload_id"])
