@@ -93,5 +93,5 @@ def leaks(stack: Stack, words: list[str]) -> Iterator[str]:
     spelt = re.compile(pattern.encode(), re.IGNORECASE)
     for folder in (stack.home.data / "nats", stack.home.logs):
         yield from (str(path.name) for path in folder.rglob("*") if path.is_file() and spelt.search(path.read_bytes()))
-    if spelt.search(repr(stack.spans.spans()).encode()):
+    if spelt.search(repr(stack.spans.spans).encode()):
         yield "spans"
