@@ -291,7 +291,7 @@ class Uploads:
 
 def _told(tenant: str, options: Options) -> dict[str, Any]:
     """The options as others are told them: whom an upload is about stays here."""
-    told = options.model_dump(mode="json", exclude=NOT_OPTIONS)
+    told = options.model_dump(mode="json", exclude=NOT_OPTIONS | {"subject"})
     return told | {"subject": subject_reference(tenant, options.subject)} if options.subject else told
 
 
