@@ -12,8 +12,10 @@ never renamed or reused. The sentence is what a person reads; it never contains 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 
@@ -64,6 +66,10 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     # -- uploading ----------------------------------------------------------------------------
     ErrorCode("UPLOAD_EMPTY",             False, _C, 422, "The file has no bytes."),
     ErrorCode("UPLOAD_TOO_LARGE",         False, _C, 413, "The file is larger than this service accepts."),
+    ErrorCode("GRANT_SPENT",              False, _C, 403, "This upload grant has no uploads left."),
+    ErrorCode("RATE_LIMITED",             True,  _C, 429, "Uploads come faster than the tenant or key may bring them."),
+    ErrorCode("QUOTA_EXCEEDED",           True,  _C, 429, "The tenant has used up what it may bring."),
+    ErrorCode("PIPELINE_FULL",            True,  _N, 503, "More is at work than is taken in at once."),
     ErrorCode("UPLOAD_INCOMPLETE",        False, _C, 400, "The body ended before the file was complete."),
     ErrorCode("MEDIA_TYPE_UNSUPPORTED",   False, _C, 415, "The content is of no type that this pipeline accepts."),
     ErrorCode("UPLOAD_EXPIRED",           False, _C, 410, "The upload rested for too long, and its bytes are gone."),
@@ -146,10 +152,11 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
 class SafelightError(Exception):
     """An error with a code from ERRORS. `detail` adds what a person needs; it never holds user data.
 
-    `retry_after_s`: when it is worth trying again, where that is known.
+    `retry_after_s`: when it is worth trying again, where that is known. `headers`: what an HTTP answer says besides.
     """
 
     retry_after_s: float | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, code: str, detail: str = "") -> None:
         self.row = ERRORS[code]

@@ -73,6 +73,7 @@ class UploadReceived(Message):
     `batch_id` says which jobs were submitted together; `lane` overrides the pipeline's.
     `edit_of` is the job of which this is another version: the same file with other options, of which
     only what they change is done again. Versions of an upload count from 1.
+    `grant_id` is the upload grant that it came with, which may follow its job.
     """
 
     TYPE: ClassVar[str] = "upload.v1.received"
@@ -88,6 +89,7 @@ class UploadReceived(Message):
     lane: Lane | None = None
     edit_of: UUID | None = None
     version: int = 1
+    grant_id: UUID | None = None
     received_at: datetime
 
 

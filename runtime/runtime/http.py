@@ -28,6 +28,7 @@ from runtime import logs, telemetry
 from runtime.keys import Anybody as Anybody
 from runtime.keys import Asker as Asker
 from runtime.keys import Caller as Caller
+from runtime.keys import Follower as Follower
 from runtime.keys import Operator as Operator
 from runtime.keys import Tenant as Tenant
 from runtime.keys import asking
@@ -48,6 +49,7 @@ class Problem(BaseModel):
     code: str
     fixer: str
     trace_id: str | None = None
+    retry_after_s: float | None = None
     errors: list[dict[str, Any]] | None = None
 
 
@@ -64,9 +66,10 @@ def problem_response(
         code=row.code,
         fixer=row.fixer,
         trace_id=telemetry.trace_id(telemetry.traceparent()),
+        retry_after_s=problem.retry_after_s,
         errors=errors,
     )
-    extra = dict(headers or {})
+    extra = {**problem.headers, **(headers or {})}
     if row.status == 401:
         extra["WWW-Authenticate"] = "Bearer"
     if problem.retry_after_s is not None:

@@ -233,6 +233,19 @@ Raises UNAUTHENTICATED, FORBIDDEN.
 """
 
 
+async def _follower(asker: Anybody) -> Asker:
+    if asker.grant is None:
+        asker.must("read")
+    return asker
+
+
+Follower = Annotated[Asker, Depends(_follower)]
+"""A route parameter: who may read, or an upload grant, which may read what came with it: the route looks at `grant`.
+
+Raises UNAUTHENTICATED, FORBIDDEN.
+"""
+
+
 async def _tenant(asker: Caller) -> str:
     if asker.tenant is None:
         raise error("FORBIDDEN", "This needs a tenant's API key.")

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from contracts.errors import SafelightError, error
 from contracts.topology import inbox_of
-from runtime import http, logs, telemetry
+from runtime import cors, http, logs, telemetry
 from runtime.keys import Keys, known_to_ingest
 from runtime.settings import HttpSettings, KeysSettings, NatsSettings
 
@@ -64,6 +64,7 @@ def create_app(service: str, settings: HttpSettings, compose: Compose, *routers:
     app.state.draining = asyncio.Event()
     app.state.keys = Keys(settings.api_keys.get_secret_value(), settings.operator_keys.get_secret_value())
     http.install(app)
+    cors.allow(app, settings.cors_origins)
 
     @app.get("/live", include_in_schema=False)
     async def live() -> dict[str, str]:

@@ -24,7 +24,8 @@ class HttpSettings(_Part):
     """Where the process listens, and who may ask.
 
     `api_keys` is `tenant:key,tenant:key`. `operator_keys` is `name:key,name:key`: they open what concerns every tenant.
-    They are those to begin with: all others are made over the API, and known to ingest.
+    They are those to begin with: all others are made over the API, and known to ingest. `cors_origins` are the web
+    pages (`https://studio.example,https://...`) from whose browsers this may be asked; none by default.
     """
 
     http_host: str = "127.0.0.1"
@@ -32,6 +33,7 @@ class HttpSettings(_Part):
     log_level: str = "info"
     api_keys: SecretStr = SecretStr("")
     operator_keys: SecretStr = SecretStr("")
+    cors_origins: str = ""
 
 
 class KeysSettings(_Part):

@@ -133,6 +133,7 @@ def test_a_container_knows_its_own_secrets_and_no_others(service: Service) -> No
     own = {f"SAFELIGHT_{kind}_PASSWORD_{service.role.upper()}" for kind in ("NATS", "POSTGRES")}
     own |= {f"SAFELIGHT_S3_SECRET_KEY_{service.role.upper()}"}
     shared = {f"SAFELIGHT_{name}" for name in ("API_KEYS", "OPERATOR_KEYS", "MASTER_KEYS")}
+    shared |= {"SAFELIGHT_GRANT_KEYS"} if service.name == "ingest" else set()
     shared |= {"SAFELIGHT_SIGNING_KEYS"} if service.name == "output" else set()
     own |= {"SAFELIGHT_RECEIPT_KEY"} if service.name == "orchestrator" else set()
     read = [pair for value in variables(service.name).values() for pair in VARIABLE.findall(str(value))]
@@ -182,6 +183,7 @@ def test_the_guide_makes_an_env_that_is_complete_and_private(tmp_path: Path) -> 
     assert re.fullmatch(r"demo:s[0-9a-f]{40}", made.pop("SAFELIGHT_API_KEYS"))
     assert re.fullmatch(r"ops:s[0-9a-f]{40}", made.pop("SAFELIGHT_OPERATOR_KEYS"))
     assert re.fullmatch(r"m1:s[0-9a-f]{40}", made.pop("SAFELIGHT_MASTER_KEYS"))
+    assert re.fullmatch(r"g1:s[0-9a-f]{40}", made.pop("SAFELIGHT_GRANT_KEYS"))
     assert all(re.fullmatch(r"s[0-9a-f]{40}", value) for value in made.values())
     assert len(set(made.values())) == len(made)
     assert (tmp_path / ".env").stat().st_mode & 0o077 == 0

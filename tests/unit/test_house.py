@@ -28,6 +28,7 @@ PURE = [
     *sorted((ROOMS["orchestrator"] / "machine").rglob("*.py")),
     ROOMS["gpu_bridge"] / "call.py",
     ROOMS["ingest"] / "intake.py",
+    ROOMS["ingest"] / "limits.py",
     *sorted((ROOMS["output"] / "render").rglob("*.py")),
 ]
 ANATOMY = ("app.py", "settings.py", "__main__.py")

@@ -30,6 +30,7 @@ SECRETS: Final = (
     "SAFELIGHT_S3_SECRET_KEY",
     *(f"SAFELIGHT_S3_SECRET_KEY_{name}" for name in ROLES if name != "ORCHESTRATOR"),
     "SAFELIGHT_S3_INTERNAL_KEY",  # between the parts of the S3 server
+    "SAFELIGHT_GRANT_KEYS",  # `name:secret,...`: sign upload grants, the first of them new ones
     "SAFELIGHT_MASTER_KEYS",  # `name:secret,...`: the first wraps the keys of sealed work, the others open older ones
     "SAFELIGHT_RECEIPT_KEY",  # signs receipts of erasures
     "SAFELIGHT_API_KEY",  # of the tenant `demo`
@@ -44,7 +45,7 @@ class Refusal(Exception):
 
 def new_secrets() -> dict[str, str]:
     """One secret per name. Each begins with a letter, for nats.conf reads `12k` as a number."""
-    named = {"SAFELIGHT_MASTER_KEYS": "m1:"}
+    named = {"SAFELIGHT_GRANT_KEYS": "g1:", "SAFELIGHT_MASTER_KEYS": "m1:"}
     return {name: named.get(name, "") + "s" + secrets.token_hex(20) for name in SECRETS}
 
 

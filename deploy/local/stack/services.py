@@ -53,6 +53,8 @@ _INGEST: Final = ("ingest",)  # which knows whose an API key is
 _BEHIND: Final = ("ingest", "orchestrator", "gpu-bridge", "output")
 _ANALYSIS: Final = (
     "SEALED_TENANTS",
+    "TENANT_LIMITS",
+    "JOBS_OPEN_MAX",
     "LINK_S",
     "TRANSFER_S",
     "IMPORT_S",
@@ -84,7 +86,12 @@ SERVICES: Final[tuple[Service, ...]] = (
 # fmt: on
 
 # Handed on to every service when the caller has set them.
-_FOR_ALL: Final = ("SAFELIGHT_LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS")
+_FOR_ALL: Final = (
+    "SAFELIGHT_LOG_LEVEL",
+    "SAFELIGHT_CORS_ORIGINS",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+)
 
 
 def url(ports: Mapping[str, int], name: str) -> str:
@@ -109,6 +116,8 @@ def environment(service: Service, ports: Mapping[str, int], secrets: Mapping[str
         given["SAFELIGHT_API_KEYS"] = f"{TENANT}:{secrets['SAFELIGHT_API_KEY']}"
     if "operators" in service.keys:
         given["SAFELIGHT_OPERATOR_KEYS"] = f"{OPERATOR}:{secrets['SAFELIGHT_OPERATOR_KEY']}"
+    if service.name == "ingest":
+        given["SAFELIGHT_GRANT_KEYS"] = secrets["SAFELIGHT_GRANT_KEYS"]
     if service.name == "output":
         given["SAFELIGHT_SIGNING_KEYS"] = secrets["SAFELIGHT_SIGNING_KEYS"]
     if service.name == "orchestrator":

@@ -39,6 +39,8 @@ BEHIND: Final = (
     ("/v1/styles",             "ingest"),
     ("/v1/jobs/{}/re-edit",    "ingest"),
     ("/v1/tenants",            "ingest"),
+    ("/v1/grants",             "ingest"),
+    ("/v1/usage",              "ingest"),
     ("/v1/jobs/{}/cancel",     "orchestrator"),
     ("/v1/jobs/{}/pause",      "orchestrator"),
     ("/v1/jobs/{}/resume",     "orchestrator"),

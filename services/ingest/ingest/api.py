@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from contracts.errors import SafelightError, error
 from ingest import options
+from ingest.gate import Bringing, Uploader
 from ingest.options import Form, Options
 from ingest.store import Style
 from ingest.styles import NAME, PARTS, Styles
@@ -41,6 +42,11 @@ _CODES = (
     "REQUEST_INVALID",
     "PIPELINE_UNKNOWN",
     "STYLE_UNKNOWN",
+    "FORBIDDEN",
+    "GRANT_SPENT",
+    "RATE_LIMITED",
+    "QUOTA_EXCEEDED",
+    "PIPELINE_FULL",
     "UPLOAD_EMPTY",
     "IDEMPOTENCY_KEY_REUSED",
     "UPLOAD_TOO_LARGE",
@@ -63,13 +69,13 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
     responses=responses(*_CODES),
 )
 async def upload(
-    request: Request, response: Response, tenant: Tenant, idempotency_key: IdempotencyKey = None
+    request: Request, response: Response, who: Bringing, idempotency_key: IdempotencyKey = None
 ) -> UploadAnswer | JSONResponse:
     """Take one file in and start its job. The file is streamed; options are form fields beside it.
 
     The same `Idempotency-Key` with the same file and options gets the same answer and starts no second job.
     """
-    return await _taken(request, response, tenant, idempotency_key, options.ANY)
+    return await _taken(request, response, who, idempotency_key, options.ANY)
 
 
 @router.post(
@@ -86,7 +92,7 @@ async def train(
 
     It is a job of the pipeline `style-training`; when it has succeeded, the style has a new version.
     """
-    return await _taken(request, response, tenant, idempotency_key, options.TRAINING)
+    return await _taken(request, response, Uploader(tenant), idempotency_key, options.TRAINING)
 
 
 @router.post(
@@ -103,20 +109,21 @@ async def import_(
 
     It is a job of the pipeline `style-import`; when it has succeeded, the style has a new version.
     """
-    return await _taken(request, response, tenant, idempotency_key, options.IMPORT)
+    return await _taken(request, response, Uploader(tenant), idempotency_key, options.IMPORT)
 
 
 async def _taken(
-    request: Request, response: Response, tenant: str, idempotency_key: str | None, form: Form
+    request: Request, response: Response, who: Uploader, idempotency_key: str | None, form: Form
 ) -> UploadAnswer | JSONResponse:
     use: Uploads = request.app.state.uploads
     declared = request.headers.get("content-length", "")
     try:
-        await use.admit(tenant, int(declared) if declared.isdecimal() else None)
+        length = int(declared) if declared.isdecimal() else None
+        response.headers.update(await use.admit(who, length, idempotency_key=idempotency_key))
     except SafelightError as refused:
         # Otherwise the server would read the whole body for nothing before it takes the next request.
         return problem_response(refused, headers={"Connection": "close"})
-    answer = await use.take(tenant, idempotency_key, request.headers.get("content-type", ""), request.stream(), form)
+    answer = await use.take(who, idempotency_key, request.headers.get("content-type", ""), request.stream(), form)
     if answer.job_id:
         response.headers["Location"] = f"/v1/jobs/{answer.job_id}"
     return answer

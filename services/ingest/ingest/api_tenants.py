@@ -6,11 +6,13 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from contracts.errors import error
 from ingest import keys, tenants
-from ingest.tenants import Tenants
+from ingest.limits import Limits
+from ingest.options import defaults
+from ingest.tenants import Askers, Tenants
 from runtime import clock
 from runtime.http import Bounded, Operator, responses, storable
 from runtime.idempotency import shown_once
@@ -31,6 +33,7 @@ Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200),
 KeyName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), AfterValidator(storable)
 ]
+Defaults = Annotated[dict[str, JsonValue], AfterValidator(defaults)]
 TenantName = Annotated[str, Path(pattern=f"^{tenants.NAME}$")]
 Owner = Annotated[str, Path(pattern=f"^({OPERATORS}|{tenants.NAME})$", description="a tenant; `-` for operators")]
 KeyId = Annotated[str, Path(pattern=f"^{keys.ID}$")]
@@ -45,27 +48,33 @@ Hands = Annotated[Tenants, Depends(_hands)]
 
 
 class NewTenant(BaseModel):
-    """A tenant to be."""
+    """A tenant to be. `limits` are those that are not everybody's, `options` the defaults of its uploads' options."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, StringConstraints(pattern=f"^{tenants.NAME}$")]
     title: Title = ""
+    limits: Limits = Limits()
+    options: Defaults = Field(default_factory=dict)
 
 
 class TenantChange(BaseModel):
-    """What is to be otherwise; what is left out stays."""
+    """What is to be otherwise; what is left out stays. `limits` and `options` are replaced as a whole."""
 
     model_config = ConfigDict(extra="forbid")
 
     title: Title | None = None
+    limits: Limits | None = None
+    options: Defaults | None = None
 
 
 class TenantView(BaseModel):
-    """A tenant."""
+    """A tenant. `limits` and `options` are what was set for it."""
 
     name: str
     title: str
+    limits: dict[str, JsonValue]
+    options: dict[str, JsonValue]
     created_at: datetime
     created_by: str
     changed_at: datetime
@@ -130,7 +139,7 @@ class KeyList(BaseModel):
 @router.post("", status_code=201, responses=responses(*_REFUSALS, "STATE_CONFLICT"))
 async def make(hands: Hands, operator: Operator, body: NewTenant) -> TenantView:
     """A new tenant. It has no key yet."""
-    return _tenant(await hands.make(body.name, _by(operator), title=body.title))
+    return _tenant(await hands.make(body.name, _by(operator), **_settings(body)))
 
 
 @router.get("", responses=responses(*_REFUSALS))
@@ -155,8 +164,7 @@ async def show(hands: Hands, _operator: Operator, tenant: TenantName) -> TenantV
 @router.patch("/{tenant}", responses=_READS)
 async def change(hands: Hands, operator: Operator, tenant: TenantName, body: TenantChange) -> TenantView:
     """Change what is named; the rest stays."""
-    about = body.model_dump(exclude_unset=True, exclude_none=True)
-    return _tenant(await hands.change(tenant, _by(operator), **about))
+    return _tenant(await hands.change(tenant, _by(operator), **_settings(body)))
 
 
 @router.post("/{tenant}/keys", status_code=201, responses=_READS)
@@ -195,9 +203,10 @@ async def revoke(hands: Hands, operator: Operator, tenant: Owner, key_id: KeyId)
 
 
 @internal.get(INTERNAL_ASKER)
-async def asker(hands: Hands, given: Given) -> Asker:
-    """Whose key the request carries, for the other services; the front door leads nobody here."""
-    found = await hands.asker(given.credentials) if given else None
+async def asker(request: Request, given: Given) -> Asker:
+    """Whose key or grant the request carries, for the other services; the front door leads nobody here."""
+    askers: Askers = request.app.state.askers
+    found = await askers(given.credentials) if given else None
     if found is None:
         raise error("UNAUTHENTICATED")
     return found
@@ -205,6 +214,12 @@ async def asker(hands: Hands, given: Given) -> Asker:
 
 def _whose(owner: str) -> str | None:
     return None if owner == OPERATORS else owner
+
+
+def _settings(body: NewTenant | TenantChange) -> dict[str, Any]:
+    """What was named of title, limits, options."""
+    named = body.model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude={"name"})
+    return {name: value for name, value in named.items() if getattr(body, name) is not None}
 
 
 def _by(operator: str) -> str:

@@ -10,19 +10,21 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from contracts.errors import error
 from ingest.fetching import Fetching
+from ingest.gate import Bringing
 from ingest.options import Options
 from ingest.sessions import PartLink, Sessions
 from ingest.transfers import Transfer
 from ingest.uploads import UploadAnswer
 from runtime.http import Bounded, responses
-from runtime.keys import Tenant
 
 SESSIONS: Final = "/v1/uploads/sessions"
 router = APIRouter(route_class=Bounded)
 
 _ASKING: Final = ("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID", "DATABASE_UNAVAILABLE", "STORAGE_UNAVAILABLE")
 _WANTING: Final = ("PIPELINE_UNKNOWN", "STYLE_UNKNOWN", "UPLOAD_EMPTY", "UPLOAD_TOO_LARGE")
+_LET_IN: Final = ("GRANT_SPENT", "RATE_LIMITED", "QUOTA_EXCEEDED", "PIPELINE_FULL")
 _WHOLE: Final = ("MEDIA_TYPE_UNSUPPORTED", "UPLOAD_INFECTED", "SCANNER_UNAVAILABLE", "BROKER_UNAVAILABLE")
 _FOUND: Final = ("NOT_FOUND", "UPLOAD_EXPIRED", "UPLOAD_LOCKED")
 
@@ -102,27 +104,27 @@ class SessionView(BaseModel):
     parts: list[PartView]
 
 
-@router.post(SESSIONS, status_code=201, responses=responses(*_ASKING, *_WANTING))
-async def begin(request: Request, response: Response, tenant: Tenant, body: NewSession) -> SessionView:
+@router.post(SESSIONS, status_code=201, responses=responses(*_ASKING, *_LET_IN, *_WANTING))
+async def begin(request: Request, response: Response, who: Bringing, body: NewSession) -> SessionView:
     """Begin a file whose parts go straight into storage; the answer holds a signed link for each."""
     use: Sessions = request.app.state.sessions
-    made = await use.begin(tenant, body.size, body.options.fields())
+    made = await use.begin(who, body.size, body.options.fields())
     response.headers["Location"] = f"{SESSIONS}/{made.id}"
     return await _view(use, made)
 
 
 @router.get(SESSIONS + "/{session_id}", responses=responses(*_ASKING, *_FOUND))
-async def show(request: Request, tenant: Tenant, session_id: UUID) -> SessionView:
+async def show(request: Request, who: Bringing, session_id: UUID) -> SessionView:
     """Which parts are stored; of the others fresh links."""
     use: Sessions = request.app.state.sessions
-    return await _view(use, await use.find(tenant, session_id))
+    return await _view(use, await use.find(who, session_id))
 
 
 @router.post(SESSIONS + "/{session_id}/parts", responses=responses(*_ASKING, *_FOUND))
-async def sign(request: Request, tenant: Tenant, session_id: UUID, body: WantedParts) -> list[PartView]:
+async def sign(request: Request, who: Bringing, session_id: UUID, body: WantedParts) -> list[PartView]:
     """Fresh links for these parts, whose checksums are signed where they are given."""
     use: Sessions = request.app.state.sessions
-    found = await use.find(tenant, session_id)
+    found = await use.find(who, session_id)
     return [_part(await use.link(found, part.number, part.sha256)) for part in body.parts]
 
 
@@ -131,10 +133,10 @@ async def sign(request: Request, tenant: Tenant, session_id: UUID, body: WantedP
     status_code=202,
     responses=responses(*_ASKING, *_FOUND, *_WHOLE, "UPLOAD_INCOMPLETE"),
 )
-async def complete(request: Request, response: Response, tenant: Tenant, session_id: UUID) -> SessionView:
+async def complete(request: Request, response: Response, who: Bringing, session_id: UUID) -> SessionView:
     """All parts are put: read them, and start the job."""
     use: Sessions = request.app.state.sessions
-    done = await use.complete(await use.find(tenant, session_id))
+    done = await use.complete(await use.find(who, session_id))
     if done.job_id:
         response.headers["Location"] = f"/v1/jobs/{done.job_id}"
     return await _view(use, done)
@@ -146,22 +148,24 @@ async def complete(request: Request, response: Response, tenant: Tenant, session
     response_class=Response,
     responses=responses(*_ASKING, "NOT_FOUND", "UPLOAD_LOCKED", "STATE_CONFLICT"),
 )
-async def end(request: Request, tenant: Tenant, session_id: UUID) -> Response:
+async def end(request: Request, who: Bringing, session_id: UUID) -> Response:
     """Give the session up, with the parts that were put."""
     use: Sessions = request.app.state.sessions
-    await use.end(tenant, session_id)
+    await use.end(who, session_id)
     return Response(status_code=204)
 
 
 @router.post(
     "/v1/uploads/import",
     status_code=202,
-    responses=responses(*_ASKING, *_WANTING, *_WHOLE, "ADDRESS_REFUSED", "SOURCE_UNAVAILABLE"),
+    responses=responses(*_ASKING, *_LET_IN, *_WANTING, *_WHOLE, "ADDRESS_REFUSED", "SOURCE_UNAVAILABLE"),
 )
-async def import_(request: Request, response: Response, tenant: Tenant, body: NewImport) -> UploadAnswer:
+async def import_(request: Request, response: Response, who: Bringing, body: NewImport) -> UploadAnswer:
     """Fetch a file from the public internet and start its job. The answer comes when the file is there."""
     use: Fetching = request.app.state.fetching
-    answer = await use.take(tenant, body.url, body.options.fields())
+    if who.grant:
+        raise error("FORBIDDEN", "An upload grant may not do that.")
+    answer = await use.take(who, body.url, body.options.fields())
     response.headers["Location"] = f"/v1/jobs/{answer.job_id}"
     return answer
 

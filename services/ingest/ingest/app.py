@@ -10,7 +10,7 @@ import httpx
 from fastapi import FastAPI
 
 from contracts import topology
-from ingest import api, api_drafts, api_edits, api_tenants, api_ways
+from ingest import api, api_drafts, api_edits, api_grants, api_tenants, api_ways
 from ingest.batches import Batches
 from ingest.catalog import Catalog
 from ingest.documents import Documents
@@ -19,7 +19,10 @@ from ingest.edits import Edits
 from ingest.erasing import Erasing
 from ingest.fetching import Fetching
 from ingest.finishing import Finishing
+from ingest.gate import Gate
+from ingest.grants import Grants, Signer
 from ingest.handlers import SOURCE, Handlers
+from ingest.load import Loads
 from ingest.scanner import Scanner
 from ingest.seals import Seals
 from ingest.sessions import Sessions
@@ -27,7 +30,7 @@ from ingest.settings import Settings
 from ingest.styles import Styles
 from ingest.sweep import Sweep
 from ingest.tables import ANSWERS, OUTBOX
-from ingest.tenants import Tenants
+from ingest.tenants import Askers, Tenants
 from ingest.training import Training
 from ingest.transfers import Transfers
 from ingest.tus import api as tus_api
@@ -46,6 +49,8 @@ ROUTERS = (
     api.router,
     tus_api.router,
     api_ways.router,
+    api_grants.router,
+    api_grants.usage,
     api_edits.router,
     api_tenants.router,
     api_tenants.internal,
@@ -67,8 +72,9 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         memory_bytes=settings.documents_memory_bytes,
         preload=["ingest.pages.pdf"],
     )
-    app.state.tenants = Tenants(engine)
-    app.state.keys.beyond = Remembered(app.state.tenants.asker)
+    tenants, grants = Tenants(engine), Grants(engine, Signer(settings.grant_keys.get_secret_value()))
+    app.state.tenants, app.state.askers = tenants, Askers(tenants, grants)
+    app.state.keys.beyond = Remembered(app.state.askers)
     try:
         async with (
             httpx.AsyncClient(base_url=settings.orchestrator_url, timeout=2) as orchestrator,
@@ -80,8 +86,20 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             seals = Seals(objects, catalog, [one.strip() for one in settings.sealed_tenants.split(",")])
             scanner = Scanner(settings.clamav, required=settings.clamav_required) if settings.clamav else None
             drafts = Drafts(engine, objects, settings.upload_bytes_max)
+            gate = Gate(engine, tenants, grants, Loads(orchestrator), settings.tenant_limits, settings.jobs_open_max)
+            app.state.gate = gate
             app.state.uploads = Uploads(
-                engine, outbox, objects, catalog, styles, batches, seals, drafts, settings.upload_bytes_max, scanner
+                engine,
+                outbox,
+                objects,
+                catalog,
+                styles,
+                batches,
+                seals,
+                drafts,
+                gate,
+                settings.upload_bytes_max,
+                scanner,
             )
             app.state.drafts, app.state.training = drafts, Training(drafts, app.state.uploads, sandbox)
             app.state.edits = Edits(engine, outbox, styles, orchestrator)

@@ -17,7 +17,9 @@ from uuid import uuid4
 import httpcore
 
 from contracts.errors import error
-from ingest.storing import Storing, storing
+from ingest.gate import Uploader
+from ingest.intake import judge_length
+from ingest.storing import Storing, refuse, storing
 from ingest.uploads import Arrival, UploadAnswer, Uploads, key_of
 from runtime import outside
 
@@ -41,30 +43,30 @@ class Fetching:
     open_: outside.Networks
     total_s: float
 
-    async def take(self, tenant: str, url: str, fields: Mapping[str, Any]) -> UploadAnswer:
+    async def take(self, who: Uploader, url: str, fields: Mapping[str, Any]) -> UploadAnswer:
         """Make an upload of what lies at `url`.
 
         Raises:
             SafelightError: ADDRESS_REFUSED, SOURCE_UNAVAILABLE, UPLOAD_TOO_LARGE, and what the core raises.
         """
-        await self.uploads.admit(tenant, None)
-        await self.uploads.options(tenant, fields)
+        await self.uploads.admit(who, None)
+        await self.uploads.options(who, fields)
         upload_id = uuid4()
         async with storing(self.uploads.objects, key_of(upload_id), self.uploads.bytes_max) as file:
             try:
                 async with asyncio.timeout(self.total_s):
-                    await self._fetch(tenant, url, file)
+                    await self._fetch(url, file)
             except TimeoutError as problem:
                 raise error("SOURCE_UNAVAILABLE", f"The file did not come within {self.total_s:g} s.") from problem
             stored = await file.finish()
-        return await self.uploads.accept(tenant, Arrival.of(upload_id, stored), fields)
+        return await self.uploads.accept(who, Arrival.of(upload_id, stored), fields)
 
-    async def _fetch(self, tenant: str, url: str, file: Storing) -> None:
+    async def _fetch(self, url: str, file: Storing) -> None:
         try:
             async with self._answer(url) as answer:
                 declared = _header(answer, b"content-length") or b""
                 length = int(declared) if declared.isdigit() and len(declared) < 19 else None
-                await self.uploads.admit(tenant, length)
+                refuse(judge_length(length, self.uploads.bytes_max))
                 async for piece in answer.aiter_stream():
                     await file.take(piece)
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as problem:

@@ -47,9 +47,8 @@ class Finishing:
                 seen = passing and passing.size == transfer.size
                 stored = passing.finish() if passing and seen else await read_again(self.objects, transfer)
                 arrival = Arrival.of(transfer.id, stored)
-                answer = await self.uploads.accept(
-                    transfer.tenant, arrival, transfer.fields, also=completed, again=True
-                )
+                who = await self.uploads.gate.uploader(transfer.tenant, transfer.grant_id)
+                answer = await self.uploads.accept(who, arrival, transfer.fields, also=completed, again=True)
             except Permanent as why:
                 await self.refuse(transfer, token, why)
                 raise

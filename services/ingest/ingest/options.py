@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, ValidationError
 
 from contracts.errors import error
 from contracts.uploads import Choices, Lane, Subject
@@ -66,6 +66,13 @@ class Form:
 ANY: Final = Form()
 TRAINING: Final = Form(("name", "lane"), "style-training")
 IMPORT: Final = Form(("name", "lane"), "style-import")
+
+
+def defaults(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Options for all uploads of a tenant, where these do not say otherwise. Raises ValueError."""
+    if unknown := set(options) - set(CHANGEABLE):
+        raise ValueError(f"no option of every upload: {', '.join(sorted(unknown))}")
+    return Choices.model_validate(options).model_dump(mode="json", include=set(options))
 
 
 def batch_of(fields: Mapping[str, str]) -> UUID | None:

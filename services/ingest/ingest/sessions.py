@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 from contracts.errors import SafelightError, error
 from ingest.finishing import Finishing, drop
+from ingest.gate import Uploader
 from ingest.intake import judge_size
 from ingest.storing import refuse
 from ingest.transfers import Transfer
@@ -43,7 +44,7 @@ class Sessions:
     finishing: Finishing
     link_s: int
 
-    async def begin(self, tenant: str, size: int, fields: Mapping[str, Any]) -> Transfer:
+    async def begin(self, who: Uploader, size: int, fields: Mapping[str, Any]) -> Transfer:
         """Begin a session for a file of `size` bytes.
 
         Raises:
@@ -51,16 +52,17 @@ class Sessions:
         """
         use = self.finishing
         refuse(judge_size(size, use.uploads.bytes_max, complete=True))
-        await use.uploads.admit(tenant, size)
-        await use.uploads.options(tenant, fields)
-        made = Transfer(uuid4(), tenant, WAY, dict(fields), size, use.transfers.until(), part_bytes=_part_bytes(size))
+        await use.uploads.admit(who, size)
+        await use.uploads.options(who, fields)
+        made = Transfer(uuid4(), who.tenant, WAY, dict(fields), size, use.transfers.until(), grant_id=who.grant_id)
+        made = replace(made, part_bytes=_part_bytes(size))
         made = replace(made, parts_id=await use.objects.begin_parts(made.key))
         await use.transfers.begin(made)
         return made
 
-    async def find(self, tenant: str, session_id: UUID) -> Transfer:
+    async def find(self, who: Uploader, session_id: UUID) -> Transfer:
         """Raises NOT_FOUND, UPLOAD_EXPIRED, or why it was refused."""
-        return (await self.finishing.transfers.find(tenant, session_id, WAY)).usable()
+        return (await self.finishing.transfers.find(who, session_id, WAY)).usable()
 
     async def parts(self, session: Transfer) -> list[PartLink]:
         """Every part; of each that is missing a fresh link, whose length is signed."""
@@ -107,9 +109,9 @@ class Sessions:
                 await use.transfers.keep(session, token)
             return await use.finish(session, token, None)
 
-    async def end(self, tenant: str, session_id: UUID) -> None:
+    async def end(self, who: Uploader, session_id: UUID) -> None:
         """Give it up, with what was put. Raises NOT_FOUND, UPLOAD_LOCKED; STATE_CONFLICT of one that is an upload."""
-        found = await self.finishing.transfers.find(tenant, session_id, WAY)
+        found = await self.finishing.transfers.find(who, session_id, WAY)
         if found.state == "complete":
             raise error("STATE_CONFLICT", "The session has become an upload.")
         token = await self.finishing.transfers.lease(found)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from ingest.intake import BYTES_MAX_DEFAULT
+from ingest.limits import Limits
 from runtime.settings import HttpSettings, NatsSettings, OutsideSettings, PostgresSettings, S3Settings
 
 MIB = 1024 * 1024
@@ -18,6 +19,9 @@ class Settings(HttpSettings, NatsSettings, OutsideSettings, PostgresSettings, S3
     `clamav` is where clamd listens, `unix:/path` or `tcp:host:port`; nothing is scanned without. While it is silent
     nothing is accepted, unless it is not `clamav_required`.
     `sealed_tenants`: whose every upload is sealed, `tenant,tenant` or `*`.
+    `grant_keys` (`id:secret,id:secret`) sign upload grants, the first of them new ones.
+    `tenant_limits` are those of a tenant that has none of its own, as JSON.
+    Beyond `jobs_open_max` jobs that are not over nothing more is taken in.
     """
 
     orchestrator_url: str = "http://127.0.0.1:8002"
@@ -27,6 +31,9 @@ class Settings(HttpSettings, NatsSettings, OutsideSettings, PostgresSettings, S3
     import_s: float = Field(default=50.0, gt=0)
     clamav: str = Field(default="", pattern=r"^(|unix:/.+|tcp:.+:[0-9]+)$")
     clamav_required: bool = True
+    grant_keys: SecretStr = SecretStr("")
+    tenant_limits: Limits = Limits()
+    jobs_open_max: int = Field(default=100_000, ge=1)
     upload_bytes_max: int = Field(default=BYTES_MAX_DEFAULT, gt=0)
     analysis_workers: int = Field(default=2, ge=1, le=64)
     analysis_memory_bytes: int = Field(default=3 * 1024 * MIB, gt=0)

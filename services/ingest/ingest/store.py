@@ -61,6 +61,7 @@ async def insert_upload(conn: AsyncConnection, received: UploadReceived, *, sole
             sha256=received.original.sha256,
             size=received.original.size,
             media_type=received.original.media_type,
+            grant_id=received.grant_id,
             style_name=received.options.get("style_name"),
             received_at=received.received_at,
             batch_id=received.batch_id,

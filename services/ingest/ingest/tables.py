@@ -42,6 +42,7 @@ UPLOADS: Final = Table(
     Column("sha256", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("media_type", Text, nullable=False),
+    Column("grant_id", Uuid),  # with which it came, if it did not come with a key
     Column("style_name", Text),  # what the style will be called that its job makes
     Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("batch_id", Uuid),
@@ -186,6 +187,7 @@ TRANSFERS: Final = Table(
     Column("part_bytes", BigInteger),  # of a session, whose parts are all of this size but the last
     Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # of its parts 1, 2, 3...
     Column("rest_key", Text),  # an object with the bytes that are too few for a part
+    Column("grant_id", Uuid),  # of the upload grant that brings it
     Column("metadata", Text),  # tus: as it was sent, for it is to be repeated
     Column("concat", Text),
     Column("state", Text, nullable=False, server_default=text("'open'")),
@@ -204,6 +206,44 @@ TRANSFERS: Final = Table(
     CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name="leased_until_when"),
     Index(None, "expires_at"),
     Index(None, "tenant", "concat", unique=True, postgresql_where=text("concat LIKE 'final%'")),
+)
+
+GRANTS: Final = Table(
+    "grants",  # upload grants; their tokens are nowhere, they are signed
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("used", Integer, nullable=False),
+    Column("bytes_max", BigInteger, nullable=False),
+    Column("media_types", ARRAY(Text)),  # null: all that a pipeline takes
+    Column("fields", JSONB, nullable=False),
+    Column("open_fields", ARRAY(Text), nullable=False),
+    Column("made_by", Text, nullable=False),
+    Column("key_id", Text),  # of the key that made it; null: one of the environment
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("revoked_at", DateTime(timezone=True)),
+    CheckConstraint("used BETWEEN 0 AND files", name="used_no_more_than_allowed"),
+    Index(None, "expires_at"),
+)
+
+USAGE: Final = Table(
+    "usage",  # what a tenant has brought in a day, in a month, and has stored; a trigger counts what is deleted
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("period", Text, primary_key=True),  # 2026-01-31, 2026-01, stored
+    Column("files", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    CheckConstraint("files >= 0 AND bytes >= 0", name="not_negative"),
+)
+
+BUCKETS: Final = Table(
+    "buckets",  # rates: when each will be full again. Unlogged: no upload waits for the disk, a crash fills them all
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("full_at", DateTime(timezone=True), nullable=False),
+    prefixes=["UNLOGGED"],
 )
 
 OUTBOX: Final = outbox_table(METADATA)

@@ -18,9 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import error
 from ingest import keys
+from ingest.grants import Grants
 from ingest.tables import KEYS, TENANTS
 from runtime import clock, logs
-from runtime.keys import Asker
+from runtime.keys import GRANT_PREFIX, Asker
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a tenant
 USED_TO_THE: Final = timedelta(minutes=1)
@@ -29,10 +30,11 @@ log = logs.get()
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant as its row says. `options` are its uploads' defaults."""
+    """A tenant as its row says. `options` are its uploads' defaults, `limits` those that are not everybody's."""
 
     name: str
     title: str
+    limits: Mapping[str, Any]
     options: Mapping[str, Any]
     created_at: datetime
     created_by: str
@@ -100,6 +102,13 @@ class Tenants:
         if found is None:
             raise error("NOT_FOUND")
         return Tenant(**found._mapping)
+
+    async def settings(self, name: str) -> Mapping[str, Any] | None:
+        """`limits` and `options` of a tenant; None of one without a row."""
+        async with self.engine.connect() as conn:
+            query = select(TENANTS.c.limits, TENANTS.c.options).where(TENANTS.c.name == name)
+            row = (await conn.execute(query)).one_or_none()
+        return row._asdict() if row else None
 
     # -- keys ----------------------------------------------------------------------------------
 
@@ -180,6 +189,18 @@ class Tenants:
             made = Key(**(await conn.execute(row)).one()._mapping)
         log.info("key.made", key=made.id, tenant=made.tenant, scopes=made.scopes, by=made.created_by)
         return made, key
+
+
+@dataclass(frozen=True, slots=True)
+class Askers:
+    """Who asks, by key or by upload grant."""
+
+    tenants: Tenants
+    grants: Grants
+
+    async def __call__(self, key: str) -> Asker | None:
+        """Raises DATABASE_UNAVAILABLE."""
+        return await (self.grants if key.startswith(GRANT_PREFIX) else self.tenants).asker(key)
 
 
 def _of(tenant: str | None) -> Any:

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.errors import SafelightError, error
 from ingest.drafts import Draft, Drafts, Half
+from ingest.gate import Uploader
 from ingest.options import TRAINING
 from ingest.pairing import Matching, Photo, match
 from ingest.storing import Storing
@@ -110,7 +111,7 @@ class Training:
 
         fields = {"pipeline": TRAINING.pipeline or "", "style_name": draft.name}
         fields |= {"lane": draft.lane} if draft.lane else {}
-        return await self.uploads.accept(draft.tenant, Arrival.of(upload_id, stored), fields, also=trained)
+        return await self.uploads.accept(Uploader(draft.tenant), Arrival.of(upload_id, stored), fields, also=trained)
 
 
 def _with_time(photo: Photo, times: dict[UUID, str | None]) -> Photo:

@@ -17,11 +17,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import Update, func, select, update
+from sqlalchemy import Update, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.errors import error
+from ingest.gate import Uploader
 from ingest.tables import TRANSFERS
 from ingest.uploads import UploadAnswer, key_of
 from runtime import clock
@@ -54,6 +55,7 @@ class Transfer:
     code: str | None = None
     upload_id: UUID | None = None  # its own, or that of the same content which its batch had
     job_id: UUID | None = None
+    grant_id: UUID | None = None  # of the upload grant that brings it
 
     @property
     def key(self) -> str:
@@ -92,9 +94,10 @@ class Transfers:
         async with self.engine.begin() as conn:
             await add(conn, transfer)
 
-    async def find(self, tenant: str, transfer_id: UUID, way: str) -> Transfer:
-        """This tenant's. Raises NOT_FOUND."""
-        which = (_C.id == transfer_id) & (_C.tenant == tenant) & (_C.way == way)
+    async def find(self, who: Uploader, transfer_id: UUID, way: str) -> Transfer:
+        """This tenant's; a grant finds what it began itself. Raises NOT_FOUND."""
+        which = (_C.id == transfer_id) & (_C.tenant == who.tenant) & (_C.way == way)
+        which &= _C.grant_id == who.grant_id if who.grant else true()
         async with self.engine.connect() as conn:
             return transfer_of((await conn.execute(select(TRANSFERS).where(which))).one_or_none())
 

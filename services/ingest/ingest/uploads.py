@@ -31,13 +31,14 @@ from ingest import store
 from ingest.batches import Batches
 from ingest.catalog import Catalog
 from ingest.drafts import Drafts
+from ingest.gate import Gate, Uploader
 from ingest.intake import judge_length
 from ingest.options import ANY, NOT_OPTIONS, TRAINING, Form, Options, batch_of, read_options
 from ingest.receive import receive
 from ingest.scanner import Scanner
 from ingest.seals import Seals
 from ingest.storing import Stored, refuse
-from ingest.styles import Styles
+from ingest.styles import KINDS, Styles
 from runtime import clock, logs, telemetry
 from runtime.objects import Objects
 from runtime.outbox import Outbox, Outgoing, outgoing
@@ -95,39 +96,51 @@ class Uploads:
     batches: Batches
     seals: Seals
     drafts: Drafts
+    gate: Gate
     bytes_max: int
     scanner: Scanner | None = None
 
-    async def admit(self, tenant: str, declared: int | None) -> None:
-        """Whether this tenant may bring `declared` bytes (None: it does not say how many) now.
+    async def admit(
+        self, who: Uploader, declared: int | None, *, idempotency_key: str | None = None
+    ) -> Mapping[str, str]:
+        """Whether `declared` bytes (None: it does not say how many) may be brought now; headers for the answer.
 
-        Every way in asks before it takes a byte.
+        Every way in asks before it takes a byte. What was answered before is answered again, whatever the limits say.
 
         Raises:
-            SafelightError: UPLOAD_TOO_LARGE.
+            SafelightError: UPLOAD_TOO_LARGE, GRANT_SPENT, PIPELINE_FULL, RATE_LIMITED, QUOTA_EXCEEDED.
         """
         refuse(judge_length(declared, self.bytes_max))
+        if await self._known(who.tenant, idempotency_key):
+            return {}
+        return await self.gate.admit(who, declared)
 
     async def take(
-        self, tenant: str, idempotency_key: str | None, content_type: str, body: AsyncIterator[bytes], form: Form = ANY
+        self,
+        who: Uploader,
+        idempotency_key: str | None,
+        content_type: str,
+        body: AsyncIterator[bytes],
+        form: Form = ANY,
     ) -> UploadAnswer:
         """The way of a multipart body.
 
         Raises:
             SafelightError: see `receive` and `accept`.
         """
-        known = await self._known(tenant, idempotency_key)
+        known = await self._known(who.tenant, idempotency_key)
+        bytes_max = min(self.bytes_max, who.grant.bytes_max) if who.grant else self.bytes_max
         upload_id = uuid4()
         objects = None if known else self.objects
-        got = await receive(content_type, body, self.bytes_max, form.fields, objects, key_of(upload_id))
+        got = await receive(content_type, body, bytes_max, form.fields, objects, key_of(upload_id))
         fields = form.read(got.fields)
         if known:
             return await self._repeat(known, _fingerprint(got.file.sha256, fields))
-        return await self.accept(tenant, Arrival.of(upload_id, got.file), fields, idempotency_key=idempotency_key)
+        return await self.accept(who, Arrival.of(upload_id, got.file), fields, idempotency_key=idempotency_key)
 
     async def accept(
         self,
-        tenant: str,
+        who: Uploader,
         arrival: Arrival,
         fields: Mapping[str, str],
         *,
@@ -142,14 +155,18 @@ class Uploads:
         Raises:
             SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN, BATCH_UNKNOWN, BATCH_CLOSED,
                 DUPLICATE_UPLOAD, SERVICE_UNAVAILABLE (of the batch), MEDIA_TYPE_UNSUPPORTED, UPLOAD_INFECTED,
-                SCANNER_UNAVAILABLE,
-                IDEMPOTENCY_KEY_REUSED; then the object is gone. BROKER_UNAVAILABLE: the upload is kept and its job
-                will run; ask again with the same key.
+                SCANNER_UNAVAILABLE, FORBIDDEN (by the grant), GRANT_SPENT, QUOTA_EXCEEDED, IDEMPOTENCY_KEY_REUSED; then
+                the object is gone. BROKER_UNAVAILABLE: the upload is kept and its job will run; ask again with the same
+                key.
         """
         original = arrival.original
         fingerprint = _fingerprint(original.sha256, fields)
         orphan = True
+        tenant, grant = who.tenant, who.grant
         try:
+            if grant:
+                grant.check(original.size, original.media_type)
+                fields = grant.allows(fields)
             asked, duplicates = await self._asked(tenant, fields)
             options, attachments = await self._pinned(tenant, asked, original.media_type)
             if self.scanner:
@@ -165,6 +182,7 @@ class Uploads:
                 options=_told(tenant, options),
                 batch_id=options.batch,
                 lane=options.lane,
+                grant_id=grant.id if grant else None,
                 received_at=clock.now(),
             )
             messages = [_message(received), _noted(received)]
@@ -179,6 +197,8 @@ class Uploads:
                 else:
                     if also:
                         await also(conn, answer)
+                    if not answer.duplicate:
+                        await self.gate.spend(conn, who, original.size)
                     orphan = False  # an error of the commit itself does not tell whether it happened
                     await conn.commit()
         except Exception as problem:
@@ -203,14 +223,15 @@ class Uploads:
         for key in {ref.key for ref in refs}:
             await self.objects.remove(key)
 
-    async def options(self, tenant: str, fields: Mapping[str, str]) -> Options:
+    async def options(self, who: Uploader, fields: Mapping[str, str]) -> Options:
         """What these fields ask for. A way that knows them first asks before it takes a byte.
 
         Raises:
             SafelightError: REQUEST_INVALID, PIPELINE_UNKNOWN, STYLE_UNKNOWN, BATCH_UNKNOWN, BATCH_CLOSED,
-                SERVICE_UNAVAILABLE (of the batch).
+                SERVICE_UNAVAILABLE (of the batch), FORBIDDEN (by the grant).
         """
-        options, _ = await self._asked(tenant, fields)
+        tenant = who.tenant
+        options, _ = await self._asked(tenant, who.grant.allows(fields) if who.grant else fields)
         if options.draft:
             await self.drafts.check(tenant, options)
         await self.catalog.accepts(options.pipeline)
@@ -223,14 +244,18 @@ class Uploads:
         await self.outbox.sweep(row=str(upload_id))
 
     async def _asked(self, tenant: str, fields: Mapping[str, str]) -> tuple[Options, Duplicates]:
-        """The upload's own fields, what they leave open as its batch sets it; and how that takes a content twice."""
+        """The upload's own fields, what they leave open as its batch sets it, or its tenant; and how the batch takes a
+        content twice."""
         if fields.get("draft"):
             return read_options({**fields, "pipeline": str(TRAINING.pipeline)}), "keep"
+        _, defaults = await self.gate.settings(tenant)
+        if fields.get("pipeline") in KINDS:
+            defaults = {}
         batch_id = batch_of(fields)
         if batch_id is None:
-            return read_options(fields), "keep"
+            return read_options({**defaults, **fields}), "keep"
         batch = await self.batches.open(tenant, batch_id)
-        defaults = {**batch.options, **({"pipeline": batch.pipeline} if batch.pipeline else {})}
+        defaults = {**defaults, **batch.options, **({"pipeline": batch.pipeline} if batch.pipeline else {})}
         return read_options({**defaults, **fields}), batch.duplicates
 
     async def _known(self, tenant: str, idempotency_key: str | None) -> store.Answered | None:

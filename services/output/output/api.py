@@ -19,7 +19,7 @@ from output.listen import News
 from output.opened import opened
 from output.streams import Topic, follow
 from output.views import GroupedPhotoView, GroupsView, GroupView, ItemPage, JobPage, JobView, VersionsView
-from runtime.http import LINKED, Asker, Caller, Tenant, link_response, responses
+from runtime.http import LINKED, Asker, Caller, Follower, Tenant, link_response, responses
 
 router = APIRouter(prefix="/v1/jobs")
 batches = APIRouter(prefix="/v1/batches")
@@ -51,8 +51,8 @@ async def list_jobs(
 
 
 @router.get("/{job_id}", responses=responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"))
-async def show_job(request: Request, caller: Caller, job_id: UUID) -> JobView:
-    """One job with its phases and artifacts. An operator may read any."""
+async def show_job(request: Request, caller: Follower, job_id: UUID) -> JobView:
+    """One job with its phases and artifacts. An operator may read any, an upload grant those that came with it."""
     return await _job(request, caller, job_id)
 
 
@@ -94,10 +94,14 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.get("/{job_id}/events", response_class=StreamingResponse, responses=_STREAM)
-async def stream_events(request: Request, caller: Caller, job_id: UUID, last_event_id: LastEventId = None) -> Response:
+async def stream_events(
+    request: Request, caller: Follower, job_id: UUID, last_event_id: LastEventId = None
+) -> Response:
     """Everything that happens to the job, as it happens; with `Last-Event-ID`, all that came after that one."""
     after = int(last_event_id or 0)
-    found = await _settled(request, job_id, lambda conn: store.followed_job(conn, caller.tenant, job_id, after))
+    found = await _settled(
+        request, job_id, lambda conn: store.followed_job(conn, caller.tenant, job_id, after, caller.grant)
+    )
     return _following(request, Topic(job_id), after, found)
 
 
@@ -206,7 +210,7 @@ def _whose(caller: Asker, tenant: str | None) -> str:
 
 async def _job(request: Request, caller: Asker, job_id: UUID) -> JobView:
     """The job; waits a moment for one that was accepted just now. Raises NOT_FOUND."""
-    return await _settled(request, job_id, lambda conn: store.job(conn, caller.tenant, job_id))
+    return await _settled(request, job_id, lambda conn: store.job(conn, caller.tenant, job_id, caller.grant))
 
 
 async def _settled(request: Request, id_: UUID, read: Callable[[AsyncConnection], Awaitable[T | None]]) -> T:

@@ -74,6 +74,7 @@ class JobRow:
     options: str | None
     edit_of: UUID | None
     version: int
+    grant_id: UUID | None
 
 
 @dataclass(slots=True)
@@ -133,7 +134,7 @@ def _upload_received(picture: Picture, event: UploadReceived, trace_id: str | No
     if job.original is not None:
         return False
     job.original, job.created_at = event.original.model_dump_json(), event.received_at
-    job.options = json.dumps(event.options)
+    job.options, job.grant_id = json.dumps(event.options), event.grant_id
     job.batch_id = event.batch_id or job.batch_id
     return True
 
@@ -201,6 +202,7 @@ def _new_job(event: UploadReceived | JobStarted, created_at: datetime, trace_id:
         options=None,
         edit_of=event.edit_of,
         version=event.version,
+        grant_id=None,
     )
 
 

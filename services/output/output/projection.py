@@ -33,7 +33,7 @@ from runtime.settle import Delivery
 NOTIFY: Final = "output_events"  # payload: ids of jobs and batches, 32 hexadecimal digits each
 NOTIFIED_MOST: Final = 240  # 240 x 32 bytes are 7,680; a payload may have 7,999
 OVERTAKEN_MOST: Final = 5
-UNTOLD: Final = "{tenant,original,attachments,webhook}"  # what a client has no use for
+UNTOLD: Final = "{tenant,original,attachments,webhook,grant_id}"  # what a client has no use for
 
 # The columns that are read and written, and how they travel: in an array each, JSON as text.
 _JOB: Final = {
@@ -59,6 +59,7 @@ _JOB: Final = {
     "options": "jsonb",
     "edit_of": "uuid",
     "version": "int",
+    "grant_id": "uuid",
 }
 _PHASE: Final = {
     "job_id": "uuid",

@@ -28,9 +28,9 @@ PHOTOS_MOST: Final = 20_000  # of a batch: comparing them takes seconds, and no 
 T = TypeVar("T")
 
 
-async def job(conn: AsyncConnection, tenant: str | None, job_id: UUID) -> JobView | None:
-    """The job, or None when there is none that this tenant may see."""
-    row = (await conn.execute(select(JOBS).where(*_mine(tenant, job_id)))).mappings().one_or_none()
+async def job(conn: AsyncConnection, tenant: str | None, job_id: UUID, grant: str | None = None) -> JobView | None:
+    """The job, or None when there is none that this tenant, or this upload grant of its, may see."""
+    row = (await conn.execute(select(JOBS).where(*_mine(tenant, job_id, grant)))).mappings().one_or_none()
     return (await _with_phases(conn, [row]))[0] if row else None
 
 
@@ -90,8 +90,10 @@ async def items(
     return ItemPage(items=[item_view(row) for row in shown], next_cursor=more)
 
 
-def _mine(tenant: str | None, job_id: UUID) -> tuple[ColumnElement[bool], ...]:
-    return (JOBS.c.id == job_id, *((JOBS.c.tenant == tenant,) if tenant is not None else ()))
+def _mine(tenant: str | None, job_id: UUID, grant: str | None = None) -> tuple[ColumnElement[bool], ...]:
+    whose = (JOBS.c.tenant == tenant,) if tenant is not None else ()
+    with_it = (JOBS.c.grant_id == UUID(grant),) if grant is not None else ()
+    return (JOBS.c.id == job_id, *whose, *with_it)
 
 
 def _counting(job_id: UUID) -> Select[Any]:
@@ -188,10 +190,12 @@ class Followed:
     lacks: bool
 
 
-async def followed_job(conn: AsyncConnection, tenant: str | None, job_id: UUID, after: int) -> Followed | None:
-    """A job as who follows it finds it. None when there is none that this tenant may see."""
+async def followed_job(
+    conn: AsyncConnection, tenant: str | None, job_id: UUID, after: int, grant: str | None = None
+) -> Followed | None:
+    """A job as who follows it finds it. None when there is none that this tenant, or this grant of its, may see."""
     lacks = exists().where(EVENTS.c.job_id == JOBS.c.id, EVENTS.c.id > after)
-    row = (await conn.execute(select(JOBS.c.status, lacks).where(*_mine(tenant, job_id)))).one_or_none()
+    row = (await conn.execute(select(JOBS.c.status, lacks).where(*_mine(tenant, job_id, grant)))).one_or_none()
     return Followed(Status(row[0]).is_terminal, row[1]) if row else None
 
 

@@ -60,6 +60,7 @@ JOBS: Final = Table(
     Column("waiting_on", Text),  # why nothing of it runs now, in words
     Column("deadline", DateTime(timezone=True)),  # null when it has ended
     Column("batch_id", Uuid),
+    Column("grant_id", Uuid),  # of the upload grant that may follow it
     Column("options", JSONB),  # what its caller asked for
     Column("edit_of", Uuid),  # the job of which this is another version
     Column("version", Integer, nullable=False, server_default="1"),  # of its upload

@@ -18,10 +18,11 @@ from fastapi.routing import APIRoute
 from starlette.types import Message
 
 from contracts.errors import SafelightError, error
+from ingest.gate import Bringing
 from ingest.transfers import Transfer
 from ingest.tus import headers
 from ingest.tus.server import Tus
-from runtime.http import Tenant, problem_response, responses
+from runtime.http import problem_response, responses
 
 LINGER_S: Final = 2.0
 ROOT: Final = "/v1/uploads/tus"
@@ -82,6 +83,7 @@ Text = Annotated[str | None, Header()]
 Id = Annotated[UUID, Path(description="as Location says it")]
 _ASKING: Final = ("UNAUTHENTICATED", "FORBIDDEN", "TUS_VERSION_UNSUPPORTED", "REQUEST_INVALID", "DATABASE_UNAVAILABLE")
 _WHOLE: Final = ("PIPELINE_UNKNOWN", "STYLE_UNKNOWN", "MEDIA_TYPE_UNSUPPORTED", "BROKER_UNAVAILABLE")
+_LET_IN: Final = ("GRANT_SPENT", "RATE_LIMITED", "QUOTA_EXCEEDED", "PIPELINE_FULL")
 _WRITING: Final = ("UPLOAD_EMPTY", "UPLOAD_TOO_LARGE", "CHECKSUM_MISMATCH", "UPLOAD_INCOMPLETE", "STORAGE_UNAVAILABLE")
 _FOUND: Final = ("NOT_FOUND", "UPLOAD_EXPIRED", "UPLOAD_LOCKED")
 
@@ -104,11 +106,11 @@ async def discover(request: Request) -> Response:
     "",
     status_code=201,
     response_class=Response,
-    responses=responses(*_ASKING, *_WHOLE, *_WRITING, "NOT_FOUND", "STATE_CONFLICT", "UPLOAD_LOCKED"),
+    responses=responses(*_ASKING, *_LET_IN, *_WHOLE, *_WRITING, "NOT_FOUND", "STATE_CONFLICT", "UPLOAD_LOCKED"),
 )
 async def create(
     request: Request,
-    tenant: Tenant,
+    who: Bringing,
     upload_length: Text = None,
     upload_metadata: Text = None,
     upload_concat: Text = None,
@@ -124,13 +126,13 @@ async def create(
     kind, ids = headers.concat(upload_concat)
     if kind == "final":
         assert upload_concat is not None
-        return _answer(await use.join(tenant, ids, fields, upload_metadata, upload_concat), 201)
+        return _answer(await use.join(who, ids, fields, upload_metadata, upload_concat), 201)
     size = headers.number("Upload-Length", upload_length)
     begins = content_type == headers.BODY
     if _has_body(request) and not begins:
         raise error("MEDIA_TYPE_UNSUPPORTED", f"A body is {headers.BODY}.")
     checksum = headers.checksum(upload_checksum)
-    made = await use.create(tenant, size, fields, upload_metadata, kind)
+    made = await use.create(who, size, fields, upload_metadata, kind)
     if begins:
         made = await use.write(made, 0, _length(request), checksum, request.stream())
     return _answer(made, 201)
@@ -139,10 +141,10 @@ async def create(
 @router.head(
     "/{transfer_id}", status_code=200, response_class=Response, responses=responses(*_ASKING, *_FOUND, *_WHOLE)
 )
-async def look(request: Request, tenant: Tenant, transfer_id: Id) -> Response:
+async def look(request: Request, who: Bringing, transfer_id: Id) -> Response:
     """How many bytes are safe; of a complete upload, its job."""
     use: Tus = request.app.state.tus
-    answer = _answer(await use.find(tenant, transfer_id), 200)
+    answer = _answer(await use.find(who, transfer_id), 200)
     del answer.headers["Location"]
     return answer
 
@@ -161,7 +163,7 @@ async def look(request: Request, tenant: Tenant, transfer_id: Id) -> Response:
 )
 async def write(
     request: Request,
-    tenant: Tenant,
+    who: Bringing,
     transfer_id: Id,
     upload_offset: Text = None,
     upload_checksum: Text = None,
@@ -173,23 +175,23 @@ async def write(
         raise error("MEDIA_TYPE_UNSUPPORTED", f"The body is {headers.BODY}.")
     offset = headers.number("Upload-Offset", upload_offset)
     checksum = headers.checksum(upload_checksum)
-    found = await use.find(tenant, transfer_id)
+    found = await use.find(who, transfer_id)
     after = await use.write(found, offset, _length(request), checksum, request.stream())
     return _answer(after, 204)
 
 
 @router.delete("/{transfer_id}", status_code=204, response_class=Response, responses=responses(*_ASKING, *_FOUND))
-async def end(request: Request, tenant: Tenant, transfer_id: Id) -> Response:
+async def end(request: Request, who: Bringing, transfer_id: Id) -> Response:
     """Give it up, with its bytes. An upload that it has become, and its job, stay."""
     use: Tus = request.app.state.tus
-    await use.end(tenant, transfer_id)
+    await use.end(who, transfer_id)
     return Response(status_code=204)
 
 
 @router.post("/{transfer_id}", status_code=204, response_class=Response, include_in_schema=False)
 async def override(
     request: Request,
-    tenant: Tenant,
+    who: Bringing,
     transfer_id: Id,
     upload_offset: Text = None,
     upload_checksum: Text = None,
@@ -198,9 +200,9 @@ async def override(
     """PATCH or DELETE, where a network lets only POST through."""
     meant = request.headers.get(MORE)
     if meant == "PATCH":
-        return await write(request, tenant, transfer_id, upload_offset, upload_checksum, content_type)
+        return await write(request, who, transfer_id, upload_offset, upload_checksum, content_type)
     if meant == "DELETE":
-        return await end(request, tenant, transfer_id)
+        return await end(request, who, transfer_id)
     raise error("REQUEST_INVALID", f"{MORE} must be PATCH or DELETE.")
 
 

@@ -22,6 +22,7 @@ from contracts.errors import Permanent, SafelightError, error
 from ingest import transfers as rows
 from ingest.filling import Filling
 from ingest.finishing import Finishing, drop
+from ingest.gate import Uploader
 from ingest.receive import arriving
 from ingest.storing import Passing, storing
 from ingest.transfers import PARTIAL, RENEW_S, Transfer, Transfers
@@ -66,7 +67,7 @@ class Tus:
         return self.finishing.objects
 
     async def create(
-        self, tenant: str, size: int, fields: dict[str, str], metadata: str | None, concat: str | None
+        self, who: Uploader, size: int, fields: dict[str, str], metadata: str | None, concat: str | None
     ) -> Transfer:
         """Begin an upload of `size` bytes, or a part of one.
 
@@ -77,20 +78,30 @@ class Tus:
             raise error("UPLOAD_EMPTY")
         if size > self.uploads.bytes_max:
             raise error("UPLOAD_TOO_LARGE", f"The file is larger than {self.uploads.bytes_max:,} bytes.")
-        await self.uploads.admit(tenant, size)
+        await self.uploads.admit(who, size)
         if concat != PARTIAL:  # a part's fields come with the whole
-            await self.uploads.options(tenant, fields)
-        made = Transfer(uuid4(), tenant, WAY, fields, size, self.transfers.until(), metadata=metadata, concat=concat)
+            await self.uploads.options(who, fields)
+        made = Transfer(
+            uuid4(),
+            who.tenant,
+            WAY,
+            fields,
+            size,
+            self.transfers.until(),
+            metadata=metadata,
+            concat=concat,
+            grant_id=who.grant_id,
+        )
         await self.transfers.begin(made)
         return made
 
-    async def find(self, tenant: str, transfer_id: UUID) -> Transfer:
+    async def find(self, who: Uploader, transfer_id: UUID) -> Transfer:
         """A transfer as it stands; one whose bytes are all there is finished first.
 
         Raises:
             SafelightError: NOT_FOUND, UPLOAD_EXPIRED, why it was refused; UPLOAD_LOCKED, BROKER_UNAVAILABLE.
         """
-        found = (await self.transfers.find(tenant, transfer_id, WAY)).usable()
+        found = (await self.transfers.find(who, transfer_id, WAY)).usable()
         if found.state == "open" and found.offset == found.size:
             async with self.finishing.leased(found) as token:
                 found = await self.finishing.finish(found, token, None)
@@ -120,7 +131,6 @@ class Tus:
             raise error("UPLOAD_TOO_LARGE", "More bytes are announced than the upload has.")
         if found.state == "complete":
             return found
-        await self.uploads.admit(found.tenant, declared)
         async with self.finishing.leased(found) as token:
             running = self._resumed(found)
             passing = None if checksum else running  # bytes that turn out to be others would be in the hash for good
@@ -130,32 +140,33 @@ class Tus:
             return await self.finishing.finish(after, token, self._running.pop(found.id, None))
 
     async def join(
-        self, tenant: str, ids: tuple[UUID, ...], fields: dict[str, str], metadata: str | None, concat: str
+        self, who: Uploader, ids: tuple[UUID, ...], fields: dict[str, str], metadata: str | None, concat: str
     ) -> Transfer:
         """Make one upload of complete partial ones, whose bytes are then spent. The same again is found again.
 
         Raises:
             SafelightError: NOT_FOUND, STATE_CONFLICT, UPLOAD_TOO_LARGE, and what the core raises of the whole file.
         """
-        if known := await self.transfers.of_final(tenant, concat):
+        if known := await self.transfers.of_final(who.tenant, concat):
             return known
-        partials = [(await self.transfers.find(tenant, one, WAY)).usable() for one in ids]
+        partials = [(await self.transfers.find(who, one, WAY)).usable() for one in ids]
         if not all(one.concat == PARTIAL and one.state == "complete" for one in partials):
             raise error("STATE_CONFLICT", "Only partial uploads that are complete can be joined.")
         size = sum(one.size for one in partials)
         final = Transfer(
             uuid4(),
-            tenant,
+            who.tenant,
             WAY,
             fields,
             size,
             self.transfers.until(),
             offset=size,
+            grant_id=who.grant_id,
             metadata=metadata,
             concat=concat,
             state="complete",
         )
-        await self.uploads.options(tenant, fields)
+        await self.uploads.options(who, fields)
         async with storing(self.objects, final.key, self.uploads.bytes_max) as file:
             for partial in partials:
                 async for chunk in self.objects.stream_as_it_lies(partial.key):
@@ -167,16 +178,16 @@ class Tus:
             await rows.spend(conn, ids)
 
         try:
-            answer = await self.uploads.accept(tenant, Arrival.of(final.id, stored), fields, also=joined)
+            answer = await self.uploads.accept(who, Arrival.of(final.id, stored), fields, also=joined)
         except IntegrityError:  # another request joined the same ones in the meantime
-            if known := await self.transfers.of_final(tenant, concat):
+            if known := await self.transfers.of_final(who.tenant, concat):
                 return known
             raise
         return replace(final, upload_id=answer.upload_id, job_id=answer.job_id)
 
-    async def end(self, tenant: str, transfer_id: UUID) -> None:
+    async def end(self, who: Uploader, transfer_id: UUID) -> None:
         """Forget a transfer and its bytes; an upload that it has become stays. Raises NOT_FOUND, UPLOAD_LOCKED."""
-        found = await self.transfers.find(tenant, transfer_id, WAY)
+        found = await self.transfers.find(who, transfer_id, WAY)
         if found.state == "expired":
             raise error("UPLOAD_EXPIRED")
         token = await self.transfers.lease(found)
