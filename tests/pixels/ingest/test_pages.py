@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 import pikepdf
 import pytest
+from PIL import Image
 
 from contracts.documents import Reason
 from contracts.errors import SafelightError
 from contracts.ocr import Kind, Page
 from ingest import pages
+from ingest.analysis import formats
 from ingest.intake import PDF
 from ingest.pages.textlayer import Layer, judge
 from tests.documents import papers, school
@@ -162,6 +164,16 @@ def test_each_page_of_a_fax_is_taken_by_its_number() -> None:
     wanted = cv2.cvtColor(other.pixels, cv2.COLOR_RGB2GRAY)
     assert seen is not None
     assert np.corrcoef(cv2.resize(seen, (400, 560)).ravel(), cv2.resize(wanted, (400, 560)).ravel())[0, 1] > 0.9
+
+
+def test_a_tiff_may_have_as_many_pages_as_a_document_and_a_phone_may_send_heic() -> None:
+    page = Image.new("1", (8, 8))
+    out = io.BytesIO()
+    page.save(out, "TIFF", save_all=True, append_images=[page] * 149)
+    assert len(pages.inspect(out.getvalue(), "image/tiff").sheets) == 150
+    assert len(pages.inspect(formats._HEIC, "image/heic").sheets) == 1
+    made = pages.rasterize(formats._HEIC, "image/heic", 1, Reason.PICTURE).made[0]
+    assert (made.media_type, made.width, made.height) == ("image/jpeg", 16, 16)
 
 
 # -- what means harm ------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def with_(old: str, new: str, text: str = GOOD) -> str:
 
 def test_the_built_in_pipelines_load() -> None:
     assert [(p.name, p.version, len(p.phases)) for p in built_in(bench=True)] == [
-        ("document", 1, 5),
+        ("document", 2, 5),
         ("noop", 2, 6),
         ("photo", 4, 6),
         ("splat", 2, 2),

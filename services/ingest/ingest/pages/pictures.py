@@ -18,6 +18,7 @@ from ingest.analysis.decode import (  # also sets libvips to one thread, no cach
     LOADERS,
     read_header,
 )
+from ingest.analysis.develop import DEVELOPED, develop
 from ingest.intake import HEAD_BYTES, PIXELS_MAX, sniff
 from ingest.pages import Made, Rasterized, flatten
 from ingest.pages.pdf import SIDE_MAX, jpeg
@@ -28,10 +29,14 @@ TIFF: Final = "image/tiff"
 
 def count(data: bytes, media_type: str) -> int:
     """How many pages there are. Raises IMAGE_CORRUPT, IMAGE_TOO_LARGE, DOCUMENT_TOO_LONG, MEDIA_TYPE_UNSUPPORTED."""
-    header = read_header(data)
-    pages = int(header.image.get("n-pages")) if header.image.get_typeof("n-pages") else 1
-    if header.media_type != TIFF:
+    if sniff(data[:HEAD_BYTES]) != TIFF:  # of any other picture the first frame is the page
+        read_header(data)
         return 1
+    try:
+        first: Any = pyvips.Operation.call(LOADERS[TIFF], data, access="sequential", fail_on="error")
+    except pyvips.Error:
+        raise error("IMAGE_CORRUPT", "The header cannot be read.") from None
+    pages = int(first.get("n-pages")) if first.get_typeof("n-pages") else 1
     if pages > PAGES_MAX:
         raise error("DOCUMENT_TOO_LONG", f"It has {pages} pages; at most {PAGES_MAX} are accepted.")
     return max(1, pages)
@@ -60,7 +65,11 @@ def _pixels(data: bytes, page: int) -> Pixels:
         raise error("MEDIA_TYPE_UNSUPPORTED")
     options: dict[str, Any] = {"page": page} if media_type == TIFF else {}
     try:
-        image: Any = pyvips.Operation.call(LOADERS[media_type], data, access="sequential", fail_on="error", **options)
+        image: Any = (
+            develop(data, media_type).image
+            if media_type in DEVELOPED
+            else pyvips.Operation.call(LOADERS[media_type], data, access="sequential", fail_on="error", **options)
+        )
         if image.width * image.height > PIXELS_MAX:
             raise error("IMAGE_TOO_LARGE", f"The page has more than {PIXELS_MAX // 10**6} megapixels.")
         if image.hasalpha():
