@@ -323,7 +323,7 @@ def test_a_mark_at_the_beginning_that_some_editors_write_is_no_letter(tmp_path: 
             "parameters: {p: options.colour}",
             "p.yaml:10: phase b reads the option 'colour', "
             "which no caller can give; there are color_profile, crop, languages, straighten, "
-            "style, style_name, style_strength, template, variants",
+            "style, style_name, style_strength, subject, template, variants",
             id="an unknown option",
         ),
         pytest.param(
