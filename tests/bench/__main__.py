@@ -1,5 +1,5 @@
 """`just bench [idle|orchestration|flat|bridge|streams|photos|papers]`: figures of the whole stack, on free ports.
-`just bench analysis|detection|lut|gpu|cost|ocr|documents|style [OPTIONS]`: one part, no stack; see `--help`.
+`just bench analysis|detection|variants|lut|gpu|cost|ocr|documents|style [OPTIONS]`: one part, no stack; see `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
@@ -10,6 +10,7 @@
     papers          a mixed PDF of 120 pages, and one of 500, the whole way (takes minutes): pages/s, memory
     analysis        CPU milliseconds of each part of the analysis of a 24 MP photo
     detection       precision and recall of the power line and exit sign detectors, over a known truth
+    variants        the usual variants of a 24 MP photo, beside sharp, Pillow and the floor; memory at 50 MP
     lut             a LUT over a picture on one core, beside Pillow, OpenColorIO, numba and torch
     gpu             every GPU engine at full size: items/s, memory, batches, precisions, share of the card's roofline
     ocr             each OCR engine that runs here on school papers: CER, WER, fields, CPU seconds per page
@@ -53,6 +54,7 @@ PARTS = {
     "documents": "tests.bench.documents",
     "ocr": "tests.bench.ocr",
     "style": "tests.bench.style",
+    "variants": "tests.bench.variants",
 }
 MIB = 1024 * 1024
 

@@ -13,7 +13,7 @@ from contracts.errors import SafelightError
 from ingest.analysis import analyze, analyzed
 from output.render.metadata import credit_in
 from output.render.variants import variants
-from tests.pixels.ingest.pictures import photo, png
+from tests.pixels.ingest.pictures import image, jpeg, photo, png
 from tests.pixels.ingest.raw import CREATOR, HEIC, HEIC_DEEP, RIGHTS, SERIAL, dng
 
 
@@ -92,6 +92,15 @@ def animated(frames: int) -> bytes:
     return file.getvalue()
 
 
+def claiming(data: bytes, side: int) -> bytes:
+    """A HEIF whose boxes say that its picture has `side` x `side` pixels (`ispe`, ISO/IEC 23008-12, 6.5.3)."""
+    parts = data.split(b"ispe")
+    return b"ispe".join([parts[0], *(part[:4] + side.to_bytes(4, "big") * 2 + part[12:] for part in parts[1:])])
+
+
+AVIF = image(photo("china.jpg")).resize(0.1).heifsave_buffer(compression="av1", effort=0)
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [
@@ -105,6 +114,9 @@ def animated(frames: int) -> bytes:
         pytest.param(b"IIRO\x08\0\0\0" + b"\0" * 500, "IMAGE_CORRUPT", id="an ORF of zeros"),
         pytest.param(b"FUJIFILMCCD-RAW 0201" + b"\xff" * 500, "IMAGE_CORRUPT", id="a RAF of ones"),
         pytest.param(b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + b"\0" * 500, "IMAGE_CORRUPT", id="a CR3 of zeros"),
+        pytest.param(claiming(AVIF, 60_000), "IMAGE_TOO_LARGE", id="an AVIF that claims 60000 x 60000"),
+        pytest.param(claiming(HEIC, 60_000), "IMAGE_CORRUPT", id="a HEIC that claims 60000 x 60000"),
+        pytest.param(AVIF.replace(b"ftypavif", b"ftypheic"), "IMAGE_CORRUPT", id="an AVIF that calls itself HEIC"),
         pytest.param(animated(101), "IMAGE_TOO_LARGE", id="101 frames"),
     ],
 )
@@ -112,6 +124,12 @@ def test_a_hostile_file_ends_in_a_code(data: bytes, code: str) -> None:
     with pytest.raises(SafelightError) as refusal:
         analyze(data)
     assert refusal.value.code == code
+
+
+def test_what_lies_behind_a_picture_is_no_part_of_it() -> None:
+    both = jpeg(photo("china.jpg")) + zipped()
+    assert analyze(both)["media_type"] == "image/jpeg"
+    assert not [made.name for made in variants(both) if b"photo.heic" in (made.data or b"")]
 
 
 def test_of_a_few_frames_the_first_counts() -> None:

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from contracts.errors import SafelightError
 from contracts.variants import FORMATS
+from output.render import phases
 from output.render.images import fitted, is_srgb, resized, to_8_bit
 from output.render.variants import VARIANTS, variants
 from tests.pixels.output.render_pictures import (
@@ -66,7 +67,7 @@ def test_a_callers_table_takes_the_place_of_ours() -> None:
         {"name": "full", "format": "jpeg", "box": 5000, "quality": 95},
         {"name": "small", "format": "avif", "box": 64},
     ]
-    made = variants(encoded(photo(800, 600)), None, {"table": table})
+    made = phases.variants(encoded(photo(800, 600)), None, {"table": table})
     assert [(one.name, one.width, one.height) for one in made] == [
         ("card-300.webp", 300, 225),
         ("card-100.webp", 100, 75),
