@@ -66,6 +66,9 @@ def submit(
     ] = None,
     strength: Annotated[float | None, typer.Option(min=0, max=1, help="How much of the style.")] = None,
     crop: Annotated[str | None, typer.Option(help="Aspect such as 1:1, 4:5, 16:9; none keeps the frame.")] = None,
+    variants: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON file: the table of forms to deliver.")
+    ] = None,
     languages: Annotated[
         str | None, typer.Option(help="Of a document, with commas between, such as en,es: hints.")
     ] = None,
@@ -83,7 +86,7 @@ def submit(
 ) -> None:
     """Upload files; each becomes a job."""
     options = {"pipeline": pipeline, "style": style, "style_strength": strength, "crop": crop, "lane": lane}
-    options |= {"languages": languages, "template": template}
+    options |= {"languages": languages, "template": template, "variants": variants and variants.read_text()}
     fields = {name: str(value) for name, value in options.items() if value is not None}
     with board(live=watch and not as_json) as show:
 
