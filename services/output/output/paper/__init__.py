@@ -1,4 +1,4 @@
-"""A document that was read, in the forms in which it is delivered. Pure: no I/O; all of it runs in a child with limits.
+"""A document that was read, in the forms in which it is delivered. Pure but for `templates`; runs in a child.
 
     deliver(document, original, pictures, template) -> Delivered
 
