@@ -129,7 +129,13 @@ async def test_a_batch_is_gone_everywhere_and_what_another_shares_with_it_stays(
     receipt = told["receipt"]
     assert (receipt["jobs"], receipt["uploads"]) == ([first["id"]], [first["upload_id"]])
     rooms = receipt["rooms"]
-    assert rooms["ingest"]["erased"] == {"keys": 0, "objects": 1, "rows.idempotency": 0, "rows.uploads": 1}
+    assert rooms["ingest"]["erased"] == {
+        "keys": 0,
+        "objects": 1,
+        "rows.idempotency": 0,
+        "rows.transfers": 0,
+        "rows.uploads": 1,
+    }
     assert rooms["orchestrator"]["erased"] | {"rows.history": 0} == {
         "rows.jobs": 1, "rows.history": 0, "rows.dead_letters": 0, "rows.batches": 1,
     }  # fmt: skip

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.erasures import ERASURE_DONE, ErasureRequested, done
 from ingest.seals import FOLDER
-from ingest.tables import IDEMPOTENCY, STYLES, UPLOADS
+from ingest.tables import IDEMPOTENCY, STYLES, TRANSFERS, UPLOADS
 from ingest.uploads import key_of
 from runtime import clock, logs
 from runtime.objects import Objects
@@ -47,6 +47,8 @@ class Erasing:
                 IDEMPOTENCY.c.tenant == request.tenant, IDEMPOTENCY.c.answer["job_id"].astext.in_(jobs)
             )
             erased["rows.idempotency"] = (await conn.execute(answers)).rowcount
+            ways = delete(TRANSFERS).where(TRANSFERS.c.upload_id.in_(request.uploads))  # which hold a file's name
+            erased["rows.transfers"] = (await conn.execute(ways)).rowcount
             uploads = delete(UPLOADS).where(UPLOADS.c.id.in_(request.uploads))
             erased["rows.uploads"] = (await conn.execute(uploads)).rowcount
         id_, answer = done(request, ROOM, erased, {"styles": kept or 0}, clock.now())
