@@ -86,7 +86,7 @@ def submit(
 ) -> None:
     """Upload files; each becomes a job."""
     options = {"pipeline": pipeline, "style": style, "style_strength": strength, "crop": crop, "lane": lane}
-    options |= {"languages": languages, "template": template, "variants": variants and variants.read_text()}
+    options |= {"languages": languages, "template": template, "variants": variants.read_text() if variants else None}
     fields = {name: str(value) for name, value in options.items() if value is not None}
     with board(live=watch and not as_json) as show:
 
