@@ -16,6 +16,8 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from console import app as console
+from console.settings import Settings as ConsoleSettings
 from contracts.errors import SafelightError
 from contracts.uploads import UploadReceived
 from ingest import app as ingest
@@ -292,6 +294,23 @@ async def test_a_listed_page_may_upload_and_another_may_not(site: Site) -> None:
     refused = await site.http.post(url, headers={"Origin": PAGE})
     assert (refused.status_code, refused.headers["Access-Control-Allow-Origin"]) == (401, PAGE)
     assert "Upload-Offset" in refused.headers["Access-Control-Expose-Headers"]
+
+
+async def test_a_page_asks_through_the_front_door(site: Site, settings_of: SettingsOf) -> None:
+    _, key = await site.tenant()
+    token = (await site.grant(key))["token"]
+    known = settings_of(ConsoleSettings, "console", ingest_url=site.url, cors_origins=PAGE)
+    async with served(console.build(known)) as door:
+        url, origin = f"{door.url}/v1/uploads", {"Origin": PAGE}
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        preflight = await site.http.options(url, headers=origin | asked)
+        assert (preflight.status_code, preflight.headers["Access-Control-Allow-Origin"]) == (200, PAGE)
+        given = await site.http.post(url, headers=bearer(token) | origin, files={"file": ("f", picture())})
+        assert given.status_code == 202, given.text
+        allowed = [value for name, value in given.headers.multi_items() if name == "access-control-allow-origin"]
+        assert allowed == [PAGE], "one answer, though two of us say it"
+        inside = await site.http.get(f"{door.url}/internal/asker", headers=bearer(key))
+        assert inside.status_code == 404, "the front door leads nobody there"
 
 
 # -- rates and quotas ------------------------------------------------------------------------------
