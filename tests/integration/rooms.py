@@ -24,6 +24,7 @@ from tests.integration.wire import picture, served
 from tests.servers.models import NatsServer
 
 KEY, OTHER_KEY = "a-key-of-the-tests-1", "a-key-of-the-tests-2"
+PATIENCE_S = 60.0  # real work, beside others
 ENDED = ("succeeded", "failed", "dead", "cancelled")
 
 # Reads as the photo's does: a look that a style gives, a frame that a crop gives, and what is made of both.
@@ -64,7 +65,7 @@ class Rooms:
             job: dict[str, Any] = found.json()
             return job if found.status_code == 200 and job["status"] in ENDED else None
 
-        job: dict[str, Any] = await until(over)
+        job: dict[str, Any] = await until(over, PATIENCE_S)
         return job
 
     def done(self, job_id: str) -> list[str]:
