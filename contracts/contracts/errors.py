@@ -123,6 +123,9 @@ ERRORS: Final[dict[str, ErrorCode]] = _table(
     ErrorCode("WEBHOOK_TLS",              True,  _C, 502, "The endpoint's certificate is not valid."),
     ErrorCode("WEBHOOK_GONE",             False, _C, 410, "The endpoint answered that it is gone, and was disabled."),
     ErrorCode("WEBHOOK_FAILING",          False, _C, 409, "The endpoint failed for days and was disabled."),
+    ErrorCode("LINK_EXPIRED",             False, _C, 410, "This link has expired."),
+    ErrorCode("LINK_USED",                False, _C, 410, "This link worked once, and has been used."),
+    ErrorCode("LINK_REVOKED",             False, _C, 410, "This link has been revoked."),
     ErrorCode("WEBHOOK_DISABLED",         False, _C, 409, "The endpoint is disabled."),
     # -- GPU calls ----------------------------------------------------------------------------
     ErrorCode("CALL_QUEUE_DEADLINE",      True,  _N, 504, "No provider had room for the call in time."),

@@ -1,4 +1,4 @@
-"""`just bench [idle|orchestration|flat|bridge|streams|photos|papers]`: figures of the whole stack, on free ports.
+"""`just bench [idle|orchestration|flat|bridge|streams|zip|photos|papers]`: figures of the whole stack, on free ports.
 `just bench analysis|detection|variants|lut|gpu|cost|ocr|documents|style [OPTIONS]`: one part, no stack; see `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
@@ -6,6 +6,7 @@
     flat            CPU and time per job while the number of jobs grows to 100,000 (takes many minutes)
     bridge          what the bridge adds to a call on Modal, and how many calls one process watches
     streams         a thousand clients follow a thousand jobs: how soon each is told, and what that costs
+    zip             a batch read as a ZIP: MB/s, files/s, memory
     photos          seconds per phase of the demo set, and photos/s
     papers          a mixed PDF of 120 pages, and one of 500, the whole way (takes minutes): pages/s, memory
     analysis        CPU milliseconds of each part of the analysis of a 24 MP photo
@@ -39,7 +40,7 @@ from console.client import Connection
 from stack import control, demo
 from stack.home import Home
 from stack.ports import anywhere
-from tests.bench import bridge, orchestration, papers, peers, streams
+from tests.bench import archive, bridge, orchestration, papers, peers, streams
 
 IDLE_S = 20.0
 JOBS, SINGLES = 3000, 200
@@ -138,6 +139,7 @@ def main() -> None:
         "flat": flat,
         "bridge": lambda home: asyncio.run(bridge.measure(home, home.path)),
         "streams": lambda home: asyncio.run(streams.measure(home)),
+        "zip": lambda home: asyncio.run(archive.measure(home)),
         "photos": photos,
         "papers": lambda home: asyncio.run(papers.measure(home)),
     }

@@ -9,7 +9,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from contracts import topology
-from output import api
+from output import api, downloads
 from output.accesses import Accesses
 from output.documents import Documents
 from output.erasing import Erasing
@@ -55,6 +55,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     deliverer = Deliverer(engine, keys, open_, bell, settings.webhook_timeout_s, settings.webhook_lease_s)
     app.state.engine, app.state.objects, app.state.news, app.state.streams = engine, objects, news, streams
     app.state.link_s, app.state.signing, app.state.open = settings.link_s, keys, open_
+    app.state.public_url = settings.public_url
     try:
         async with service.nats_broker(app, settings, SOURCE) as (broker, nc):
             app.state.answers = Answers(engine, ANSWERS)
@@ -89,7 +90,9 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
 
 def build(settings: Settings) -> FastAPI:
     """Output as an app."""
-    return service.create_app(SOURCE, settings, partial(compose, settings), api.router, api.batches, webhooks.router)
+    return service.create_app(
+        SOURCE, settings, partial(compose, settings), api.router, api.batches, webhooks.router, downloads.router
+    )
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.erasures import ERASURE_DONE, ErasureRequested, done
-from output.tables import ATTEMPTS, DELIVERIES, ERASED, EVENTS, JOBS, PHASES
+from output.tables import ATTEMPTS, DELIVERIES, ERASED, EVENTS, JOBS, LINKS, PHASES
 from runtime import clock, logs
 from runtime.objects import Objects
 from runtime.outbox import outgoing, publish
@@ -41,7 +41,12 @@ class Erasing:
             known = [{"job_id": job} for job in request.jobs]
             await conn.execute(insert(ERASED).on_conflict_do_nothing(), known)
             bodies = [f"%{job}%" for job in request.jobs]
-            for table, column in ((EVENTS, EVENTS.c.job_id), (PHASES, PHASES.c.job_id), (JOBS, JOBS.c.id)):
+            for table, column in (
+                (EVENTS, EVENTS.c.job_id),
+                (LINKS, LINKS.c.job_id),
+                (PHASES, PHASES.c.job_id),
+                (JOBS, JOBS.c.id),
+            ):
                 gone = await conn.execute(delete(table).where(column.in_(request.jobs)))
                 erased[f"rows.{table.name}"] = gone.rowcount
             of_a_job = DELIVERIES.c.body.like(func.any(bodies))
@@ -52,6 +57,8 @@ class Erasing:
             if request.batch:
                 of_it = (EVENTS.c.batch_id == request.batch) & (EVENTS.c.tenant == request.tenant)
                 erased["rows.events"] += (await conn.execute(delete(EVENTS).where(of_it))).rowcount
+                to_it = (LINKS.c.batch_id == request.batch) & (LINKS.c.tenant == request.tenant)
+                erased["rows.links"] += (await conn.execute(delete(LINKS).where(to_it))).rowcount
         id_, answer = done(request, ROOM, erased, {}, clock.now())
         told = outgoing(ERASURE_DONE, answer, message_id=id_, key=str(request.erasure_id), source=ROOM)
         await publish(self.js, [told])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, Literal
 
 from fastapi.responses import StreamingResponse
 
@@ -19,7 +19,9 @@ from runtime.objects import Objects
 _RANGE: Final = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 
-async def opened(objects: Objects, found: Found, asked: str | None) -> StreamingResponse:
+async def opened(
+    objects: Objects, found: Found, asked: str | None, *, disposition: Literal["inline", "attachment"] = "inline"
+) -> StreamingResponse:
     """The answer that is the content itself. `asked` is the request's Range; what is no single range counts as none.
 
     Raises:
@@ -38,7 +40,7 @@ async def opened(objects: Objects, found: Found, asked: str | None) -> Streaming
     headers = {
         "Accept-Ranges": "bytes",
         "Cache-Control": "no-store",
-        "Content-Disposition": f'inline; filename="{found.name}"',
+        "Content-Disposition": f'{disposition}; filename="{found.name}"',
         "Content-Length": str(max(0, last - first + 1)),
         "Content-Security-Policy": "sandbox",  # a user's bytes from our own address run nothing
         "X-Content-Type-Options": "nosniff",

@@ -182,6 +182,38 @@ async def photos(conn: AsyncConnection, tenant: str, batch_id: UUID) -> list[Row
     return list(await conn.execute(query))
 
 
+async def has_jobs(conn: AsyncConnection, tenant: str, batch_id: UUID) -> bool:
+    """Whether a tenant's batch has any job."""
+    found = select(exists().where(JOBS.c.tenant == tenant, JOBS.c.batch_id == batch_id))
+    return bool((await conn.execute(found)).scalar_one())
+
+
+async def made_in_batch(conn: AsyncConnection, tenant: str, batch_id: UUID) -> list[dict[str, Any]]:
+    """What the jobs of a tenant's batch made, without what their items made: (job_id, phase, last, made).
+
+    In the order in which the jobs came and that of their phases; `last` is the last phase that made something.
+    """
+    query = (
+        select(PHASES.c.job_id, PHASES.c.name.label("phase"), PHASES.c.state, JOBS.c.phase_names)
+        .join(JOBS, JOBS.c.id == PHASES.c.job_id)
+        .where(JOBS.c.tenant == tenant, JOBS.c.batch_id == batch_id, PHASES.c.item == "")
+        .where(PHASES.c.status == Status.SUCCEEDED)
+        .where(func.jsonb_array_length(PHASES.c.state["artifacts"]) > 0)
+        .order_by(JOBS.c.created_at, JOBS.c.id)
+        .limit(PHOTOS_MOST * 4)
+    )
+    jobs: dict[UUID, list[Any]] = {}
+    for row in await conn.execute(query):
+        if row.phase in row.phase_names:
+            jobs.setdefault(row.job_id, []).append(row)
+    found: list[dict[str, Any]] = []
+    for job_id, rows in jobs.items():
+        rows.sort(key=lambda row: row.phase_names.index(row.phase))
+        last = rows[-1].phase
+        found += [{"job_id": job_id, "phase": row.phase, "last": last, "made": row.state["artifacts"]} for row in rows]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Followed:
     """What somebody wants to follow. `over`: no more lines are to be expected; `lacks`: some are after their place."""

@@ -184,5 +184,25 @@ ERASED: Final = Table(
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 
+LINKS: Final = Table(
+    "links",  # to an artifact, or to a ZIP of a batch: whoever has one needs no key
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("job_id", Uuid),
+    Column("batch_id", Uuid),
+    Column("artifacts", ARRAY(Text), nullable=False),  # of a job the one, of a batch which of each job
+    Column("key_id", Text, nullable=False),  # whose signature the token has
+    Column("single_use", Boolean, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("used_at", DateTime(timezone=True)),  # by a single use
+    Column("revoked_at", DateTime(timezone=True)),
+    CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="of_one"),
+    Index(None, "job_id", postgresql_where=text("job_id IS NOT NULL")),
+    Index(None, "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
+    Index(None, "expires_at"),
+)
+
 INBOX: Final = inbox_table(METADATA)
 ANSWERS: Final = answers_table(METADATA)
