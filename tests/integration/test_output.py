@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from typing import Any
@@ -510,6 +511,55 @@ async def test_the_jobs_of_a_batch_are_listed(output: Output) -> None:
     assert (await output.stranger.get("/v1/jobs", params={"batch": str(batch)})).json()["items"] == []
 
 
+async def test_jobs_are_found_by_what_became_of_them(output: Output) -> None:
+    batch = uuid4()
+    later = START + timedelta(days=400)
+    broken = Story(batch_id=batch).begins().fails("analyze", "IMAGE_CORRUPT")
+    dead = Story(batch_id=batch).begins().fails("analyze", "MESSAGE_INVALID")
+    queued, new = Story(batch_id=batch), Story(batch_id=batch, at=later)
+    for story in (broken, dead, queued, new):
+        await project(output.engine, story.events)
+
+    async def found(**query: Any) -> set[str]:
+        answer = await output.client.get("/v1/jobs", params={"batch": str(batch), **query})
+        return {job["id"] for job in answer.raise_for_status().json()["items"]}
+
+    ids = {name: str(story.job_id) for name, story in (("b", broken), ("d", dead), ("q", queued), ("n", new))}
+    cases: dict[str, dict[str, Any]] = {
+        "bd": {"status": ["failed", "dead"]},
+        "qn": {"status": "queued"},
+        "b": {"code": "IMAGE_CORRUPT"},
+        "d": {"upload": str(dead.upload.upload_id)},
+        "n": {"created_from": later.isoformat()},
+        "bdq": {"created_before": later.isoformat()},
+        "bdqn": {"degraded": "false"},
+        "": {"degraded": "true"},
+    }
+    for names, query in cases.items():
+        assert await found(**query) == {ids[name] for name in names}, query
+
+
+async def test_a_job_says_how_long_it_will_take_once_others_have_shown_it(output: Output) -> None:
+    pipeline = replace(ALBUM, name=f"album-{uuid4().hex[:8]}")
+
+    async def eta_s(story: Story) -> float | None:
+        await project(output.engine, story.events)
+        told: float | None = (await output.job(story.job_id))["eta_s"]
+        return told
+
+    assert await eta_s(Story(pipeline=pipeline).begins()) is None
+    for _ in range(3):
+        story = Story(pipeline=pipeline).begins().succeeds("analyze", pages=["p1"])
+        await project(output.engine, story.succeeds("pages", item="p1").succeeds("bind").events)
+        assert (await output.job(story.job_id))["status"] == "succeeded"
+    begun = await eta_s(Story(pipeline=pipeline).begins())
+    far = await eta_s(Story(pipeline=pipeline).begins().succeeds("analyze", pages=["p1"]).succeeds("pages", item="p1"))
+    assert begun is not None
+    assert far is not None
+    assert 0 < far < begun
+    assert (await output.job(story.job_id))["eta_s"] is None
+
+
 def _facts(phash: int, at: str | None, cull: float) -> dict[str, Any]:
     return {"phash": f"{phash:016x}", "captured_at": at, "cull": {"score": cull, "parts": {}}}
 
@@ -563,6 +613,9 @@ def _cursor(*parts: object) -> str:
         pytest.param({"status": "lost"}, id="a status that is none"),
         pytest.param({"pipeline": "a\0b"}, id="a zero byte"),
         pytest.param({"batch": "x"}, id="a batch that is none"),
+        pytest.param({"created_from": "0001-01-01T00:00:00+14:00"}, id="a time before time began"),
+        pytest.param({"created_from": "2026-01-01T00:00:00"}, id="a time of no zone"),
+        pytest.param({"code": "no code"}, id="a code that is none"),
     ],
 )
 async def test_a_list_that_makes_no_sense_is_refused(output: Output, params: dict[str, str]) -> None:

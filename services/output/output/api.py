@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -18,7 +18,7 @@ from output import groups, store
 from output.listen import News
 from output.opened import opened
 from output.streams import Topic, follow
-from output.views import GroupedPhotoView, GroupsView, GroupView, ItemPage, JobPage, JobView, VersionsView
+from output.views import GroupedPhotoView, GroupsView, GroupView, ItemPage, JobPage, JobView, Moment, VersionsView
 from runtime.http import LINKED, Asker, Caller, Follower, Tenant, link_response, responses
 
 router = APIRouter(prefix="/v1/jobs")
@@ -32,13 +32,24 @@ Whose = Annotated[str | None, Query(max_length=64, description="whose; operators
 Cursor = Annotated[str | None, Query(max_length=256)]
 
 
+def _wanted(
+    status: Annotated[list[Status], Query(description="one or several")] = [],  # noqa: B006  # FastAPI copies it
+    pipeline: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
+    batch: UUID | None = None,
+    upload: UUID | None = None,
+    degraded: bool | None = None,
+    code: Annotated[str | None, Query(pattern=r"^[A-Z_]{1,64}$", description="the error that it ended with")] = None,
+    created_from: Moment | None = None,
+    created_before: Moment | None = None,
+) -> store.Wanted:
+    return store.Wanted(status, pipeline, batch, upload, degraded, code, created_from, created_before)
+
+
 @router.get("", responses=responses("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID"))
 async def list_jobs(
     request: Request,
     caller: Caller,
-    status: Status | None = None,
-    pipeline: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
-    batch: UUID | None = None,
+    wanted: Annotated[store.Wanted, Depends(_wanted)],
     tenant: Whose = None,
     limit: Limit = 50,
     cursor: Cursor = None,
@@ -47,7 +58,7 @@ async def list_jobs(
     whose = _whose(caller, tenant)
     engine: AsyncEngine = request.app.state.engine
     async with engine.connect() as conn:
-        return await store.page(conn, whose, status=status, pipeline=pipeline, batch=batch, limit=limit, cursor=cursor)
+        return await store.page(conn, whose, wanted=wanted, limit=limit, cursor=cursor)
 
 
 @router.get("/{job_id}", responses=responses("UNAUTHENTICATED", "NOT_FOUND", "REQUEST_INVALID"))

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeVar
@@ -20,8 +20,10 @@ from contracts.batches import BatchEnded
 from contracts.errors import error
 from contracts.jobs import Status
 from contracts.phases import ItemId
+from output.pace import HISTORY, Pace, Took, pace
 from output.tables import EVENTS, JOBS, PHASES
 from output.views import ItemPage, JobPage, JobView, VersionsView, item_view, job_view, made_by, version_view
+from runtime import clock
 
 ORIGINAL: Final = "original"
 PHOTOS_MOST: Final = 20_000  # of a batch: comparing them takes seconds, and no shoot has as many
@@ -43,24 +45,47 @@ async def versions(conn: AsyncConnection, tenant: str | None, job_id: UUID) -> V
     return VersionsView(upload_id=upload_id, versions=[version_view(dict(row)) for row in rows.mappings()])
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs of a list; what is None or empty excludes nothing."""
+
+    status: Sequence[Status] = ()
+    pipeline: str | None = None
+    batch: UUID | None = None
+    upload: UUID | None = None
+    degraded: bool | None = None
+    code: str | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        equal = (
+            (JOBS.c.pipeline, self.pipeline),
+            (JOBS.c.batch_id, self.batch),
+            (JOBS.c.upload_id, self.upload),
+            (JOBS.c.degraded, self.degraded),
+            (JOBS.c.error["code"].astext, self.code),
+        )
+        found: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
+        if self.status:
+            found.append(JOBS.c.status.in_(self.status))
+        if self.created_from:
+            found.append(JOBS.c.created_at >= self.created_from)
+        if self.created_before:
+            found.append(JOBS.c.created_at < self.created_before)
+        return found
+
+
 async def page(
     conn: AsyncConnection,
     tenant: str,
     *,
-    status: Status | None,
-    pipeline: str | None,
-    batch: UUID | None,
+    wanted: Wanted,
     limit: int,
     cursor: str | None,
 ) -> JobPage:
     """One page, newest first. Raises REQUEST_INVALID for a cursor that we did not make."""
-    query = select(JOBS).where(JOBS.c.tenant == tenant)
-    if status:
-        query = query.where(JOBS.c.status == status)
-    if pipeline:
-        query = query.where(JOBS.c.pipeline == pipeline)
-    if batch:
-        query = query.where(JOBS.c.batch_id == batch)
+    query = select(JOBS).where(JOBS.c.tenant == tenant, *wanted.conditions())
     if cursor:
         created_at, job_id = read_cursor(cursor, read_place)
         query = query.where(tuple_(JOBS.c.created_at, JOBS.c.id) < tuple_(created_at, job_id))
@@ -113,7 +138,9 @@ async def _with_phases(conn: AsyncConnection, rows: Sequence[Any]) -> list[JobVi
     phases: defaultdict[UUID, list[Mapping[str, Any]]] = defaultdict(list)
     for phase in found.mappings():
         phases[phase["job_id"]].append(dict(phase))
-    return [job_view(row, phases[row["id"]]) for row in rows]
+    at_work = {row["pipeline"] for row in rows if not Status(row["status"]).is_terminal}
+    known = await paces(conn, at_work) if at_work else {}
+    return [job_view(row, phases[row["id"]], known.get(row["pipeline"]), clock.now()) for row in rows]
 
 
 class Found(NamedTuple):
@@ -211,6 +238,35 @@ async def made_in_batch(conn: AsyncConnection, tenant: str, batch_id: UUID) -> l
         rows.sort(key=lambda row: row.phase_names.index(row.phase))
         last = rows[-1].phase
         found += [{"job_id": job_id, "phase": row.phase, "last": last, "made": row.state["artifacts"]} for row in rows]
+    return found
+
+
+async def paces(conn: AsyncConnection, pipelines: Collection[str]) -> dict[str, Pace]:
+    """How long jobs of these pipelines took lately, of those of which enough have ended."""
+    found = {}
+    for pipeline in pipelines:
+        ended = (
+            select(JOBS.c.id, JOBS.c.created_at, JOBS.c.ended_at)
+            .where(JOBS.c.pipeline == pipeline, JOBS.c.status == Status.SUCCEEDED)
+            .order_by(JOBS.c.ended_at.desc())
+            .limit(HISTORY)
+            .subquery()
+        )
+        state = PHASES.c.state
+        query = (
+            select(ended.c.id, ended.c.created_at, ended.c.ended_at, PHASES.c.name, PHASES.c.status)
+            .add_columns(state["started_at"].astext.label("began"), state["ended_at"].astext.label("over"))
+            .join(PHASES, (PHASES.c.job_id == ended.c.id) & (PHASES.c.item == ""))
+        )
+        jobs: dict[UUID, Took] = {}
+        for row in await conn.execute(query):
+            whole = (row.ended_at - row.created_at).total_seconds()
+            took = jobs.setdefault(row.id, Took(whole, {}))
+            ran = row.status == Status.SUCCEEDED and row.began and row.over
+            between = datetime.fromisoformat(row.over) - datetime.fromisoformat(row.began) if ran else None
+            took.phases[row.name] = between.total_seconds() if between is not None else None
+        if known := pace(list(jobs.values())):
+            found[pipeline] = known
     return found
 
 

@@ -67,6 +67,7 @@ JOBS: Final = Table(
     Index("ix_jobs_page", "tenant", "created_at", "id"),
     Index("ix_jobs_batch", "batch_id", "created_at", "id", postgresql_where=text("batch_id IS NOT NULL")),
     Index("ix_jobs_versions", "upload_id", "version"),
+    Index("ix_jobs_history", "pipeline", "ended_at", postgresql_where=text("status = 'succeeded'")),
 )
 
 PHASES: Final = Table(

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, JsonValue
+from pydantic import AfterValidator, AwareDatetime, BaseModel, JsonValue
 
 from contracts.jobs import Status
 from output.groups import Kind
+from output.pace import Ahead, Pace, eta_s
+
+
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as problem:
+        raise ValueError("the time is none that a calendar has") from problem
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class ErrorView(BaseModel):
@@ -91,7 +102,8 @@ class JobView(BaseModel):
     `revision` counts the decisions about it. `waiting_on` says in words why nothing of it runs now.
     `deadline` is by when it ends; null once it has. `options` are what its caller asked for, a style with the version
     that it meant. An artifact of a phase that still runs is a preview: another may take its place. `version` counts the
-    jobs of its upload; `edit_of` is the one that it is another version of.
+    jobs of its upload; `edit_of` is the one that it is another version of. `eta_s` is how many seconds it will still
+    take, as far as jobs of its pipeline that ended lately can tell; null when it has ended.
     """
 
     id: UUID
@@ -107,6 +119,7 @@ class JobView(BaseModel):
     degraded: bool
     waiting_on: str | None
     deadline: datetime | None
+    eta_s: float | None = None
     trace_id: str | None
     created_at: datetime
     started_at: datetime | None
@@ -167,19 +180,36 @@ class GroupsView(BaseModel):
     groups: list[GroupView]
 
 
-def job_view(job: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> JobView:
-    """A row of `jobs` and its rows of `phases`, without those of items, as a client sees them."""
+def job_view(job: Mapping[str, Any], phases: Sequence[Mapping[str, Any]], pace: Pace | None, now: datetime) -> JobView:
+    """A row of `jobs` and its rows of `phases`, without those of items, as a client sees them at a time."""
     by_name = {phase["name"]: phase for phase in phases}
     known = [by_name[name] for name in job["phase_names"] if name in by_name]
     return JobView(
         **{name: job[name] for name in _SAME},
         options=job["options"] or {},
+        eta_s=_eta_s(job, by_name, pace, now),
         phases=[_phase(name, by_name.get(name)) for name in job["phase_names"]],
         artifacts=[artifact for phase in known for artifact in _artifacts(phase)],
     )
 
 
-_SAME = tuple(name for name in JobView.model_fields if name not in ("options", "phases", "artifacts"))
+_SAME = tuple(name for name in JobView.model_fields if name not in ("options", "eta_s", "phases", "artifacts"))
+
+
+def _eta_s(
+    job: Mapping[str, Any], phases: Mapping[str, Mapping[str, Any]], pace: Pace | None, now: datetime
+) -> float | None:
+    if pace is None or Status(job["status"]).is_terminal:
+        return None
+    ahead = []
+    for name in job["phase_names"] or pace.phases:
+        row = phases.get(name)
+        status = Status(row["status"]) if row else Status.QUEUED
+        if not status.is_terminal:
+            began = row["state"].get("started_at") if row else None
+            at = datetime.fromisoformat(began) if began else None
+            ahead.append(Ahead(name, status, at, row["progress"] if row else None))
+    return eta_s(pace, len(job["phase_names"]) or len(pace.phases), ahead, now)
 
 
 def version_view(job: Mapping[str, Any]) -> VersionView:

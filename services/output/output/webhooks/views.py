@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, StringConstraints
 
+from output.views import Moment
 from output.webhooks.events import DEFAULT, EventType
 from output.webhooks.signature import PREFIX
 from runtime.http import storable
@@ -120,7 +121,7 @@ class DeliveryDetail(DeliveryView):
 class Since(BaseModel):
     """What was told from then on and has failed."""
 
-    since: AwareDatetime
+    since: Moment
 
 
 class Replayed(BaseModel):

@@ -1,4 +1,4 @@
-"""Links that work without a key."""
+"""Links that work without a key; how long jobs took lately."""
 
 from __future__ import annotations
 
@@ -35,3 +35,10 @@ def upgrade() -> None:
             f"ix_links_{name}", "links", [name], schema=SCHEMA, postgresql_where=sa.text(f"{name} IS NOT NULL")
         )
     op.create_index("ix_links_expires_at", "links", ["expires_at"], schema=SCHEMA)
+    op.create_index(
+        "ix_jobs_history",
+        "jobs",
+        ["pipeline", "ended_at"],
+        schema=SCHEMA,
+        postgresql_where=sa.text("status = 'succeeded'"),
+    )
