@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 from sqlalchemy import Row
 
 from contracts.errors import error
@@ -25,7 +25,7 @@ ArtifactName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,199}$", exa
 RangeHeader = Annotated[str | None, Header(alias="Range", max_length=100)]
 _ASKED: Final = ("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID", "NOT_FOUND")
 _ENDED: Final = ("LINK_EXPIRED", "LINK_USED", "LINK_REVOKED")
-_STORED: Final = ("STORAGE_UNAVAILABLE", "OBJECT_MISSING", "KEY_DESTROYED")
+_STORED: Final = ("STORAGE_UNAVAILABLE", "OBJECT_MISSING", "KEY_DESTROYED", "BROKER_UNAVAILABLE")
 _ZIP: Final[dict[int | str, dict[str, Any]]] = {200: {"description": "The archive", "content": {"application/zip": {}}}}
 _BYTES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The content", "content": {"application/octet-stream": {}}},
@@ -90,6 +90,7 @@ async def make_links(request: Request, tenant: Tenant, job_id: UUID, given: NewL
                 raise error("NOT_FOUND", "The job is not yours, or has no artifact of one of these names.")
         leads_to = [{"job_id": job_id, "artifacts": [name]} for name in names]
         rows = await links.make(conn, tenant, state.signing.current, given.ttl_s, given.single_use, leads_to)
+        await _note(request, tenant, "artifact.linked", job_id, artifacts=", ".join(names), single_use=given.single_use)
     by_name = {row.artifacts[0]: row for row in rows}
     return MadeLinks(items=[_made(request, by_name[name]) for name in names])
 
@@ -110,6 +111,7 @@ async def make_archive_link(request: Request, tenant: Tenant, batch_id: UUID, gi
             raise error("NOT_FOUND", "The batch is not yours, or has no jobs.")
         leads_to = [{"batch_id": batch_id, "artifacts": list(dict.fromkeys(given.artifacts))}]
         [row] = await links.make(conn, tenant, state.signing.current, given.ttl_s, given.single_use, leads_to)
+        await _note(request, tenant, "artifact.linked", batch_id, single_use=given.single_use)
     return _made(request, row)
 
 
@@ -151,6 +153,8 @@ async def download(
     if link.single_use:
         async with state.engine.begin() as conn:
             await links.use(conn, link_id)
+    what = "artifact.read" if link.job_id else "batch.zipped"
+    await state.accesses.note(f"link:{link_id}", link.tenant, what, str(link.job_id or link.batch_id))
     return answer
 
 
@@ -168,7 +172,9 @@ async def read_archive(
     ] = "",
 ) -> StreamingResponse:
     """A ZIP of a batch's artifacts, written while it is read. Without `artifacts`, what each job's last phase made."""
-    return await _archive(request, tenant, batch_id, [name for name in artifacts.split(",") if name])
+    answer = await _archive(request, tenant, batch_id, [name for name in artifacts.split(",") if name])
+    await _note(request, tenant, "batch.zipped", batch_id)
+    return answer
 
 
 async def _archive(request: Request, tenant: str, batch_id: UUID, artifacts: list[str]) -> StreamingResponse:
@@ -196,6 +202,11 @@ async def _archive(request: Request, tenant: str, batch_id: UUID, artifacts: lis
         "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(content(), headers=headers, media_type="application/zip")
+
+
+async def _note(request: Request, tenant: str, action: str, subject: UUID, **details: JsonValue) -> None:
+    """In the audit before anybody has it. Raises BROKER_UNAVAILABLE: then nothing is handed out."""
+    await request.app.state.accesses.note(f"tenant:{tenant}", tenant, action, str(subject), **details)
 
 
 def _view(row: Row[Any]) -> LinkView:
