@@ -1,5 +1,5 @@
 """`just bench [idle|orchestration|flat|bridge|streams|zip|photos|papers]`: figures of the whole stack, on free ports.
-`just bench analysis|detection|variants|lut|gpu|cost|ocr|documents|style [OPTIONS]`: one part, no stack; see `--help`.
+`just bench analysis|detection|variants|lut|gpu|cost|ocr|documents|style|ways [OPTIONS]`: a part; see `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
     orchestration   jobs/s through six no-op phases, and the latency of one job, beside peers at the same task
@@ -17,6 +17,7 @@
     ocr             each OCR engine that runs here on school papers: CER, WER, fields, CPU seconds per page
     documents       a corpus of school papers the whole way: CER, WER, fields by condition, pages/s, bills
     style           PSNR of a look learnt from 5, 8, 15 pairs by every way and without; the time of 20 pairs
+    ways            MB/s and memory of each way in: 8 uploads of 200 MiB at once, multipart, tus, sessions, import
     cost            what a gallery's photo and 1,000 pages cost, from measured seconds and the price table
 
 Figures are printed with what they were measured on: compare within one run, not between machines.
@@ -56,6 +57,7 @@ PARTS = {
     "ocr": "tests.bench.ocr",
     "style": "tests.bench.style",
     "variants": "tests.bench.variants",
+    "ways": "tests.bench.ways",
 }
 MIB = 1024 * 1024
 

@@ -23,21 +23,29 @@ from tests.integration.conftest import SettingsOf, until
 from tests.integration.test_tus import long_file
 from tests.integration.ways import KEY, MIB, OTHER_KEY, Ways, opened
 from tests.integration.wire import picture, sha256, told
+from tests.servers.fixtures import EnvironmentOf
 from tests.servers.models import S3Server
 
-BYTES_MAX = 40 * MIB
+BYTES_MAX = 24 * MIB
 SESSIONS, IMPORT = "/v1/uploads/sessions", "/v1/uploads/import"
 
 
 @pytest.fixture(scope="module")
-async def ways(prepared: object, settings_of: SettingsOf, s3_server: S3Server) -> AsyncIterator[Ways]:
+async def ways(
+    prepared: object, settings_of: SettingsOf, environment_of: EnvironmentOf, s3_server: S3Server
+) -> AsyncIterator[Ways]:
+    """With the service's own identity at the store: what it may not do there would fail here."""
+    own = {
+        f"s3_{name}": environment_of("ingest")[f"SAFELIGHT_S3_{name.upper()}"] for name in ("access_key", "secret_key")
+    }
     known = settings_of(
         Settings,
         "ingest",
         upload_bytes_max=BYTES_MAX,
         api_keys=f"demo:{KEY},other:{OTHER_KEY}",
         outside_networks="127.0.0.1/32",
-        import_s=3,
+        import_s=8,
+        **own,
     )
     async with opened(known, s3_server) as made:
         yield made
