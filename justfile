@@ -48,7 +48,7 @@ test *arguments: check
 check:
     uv run --group engines ruff check
     uv run --group engines ruff format --check
-    uv run --group engines mypy contracts runtime services deploy tests start.py
+    uv run --group engines mypy contracts runtime services deploy clients tests start.py
     uv run --group engines lint-imports
 
 # kill a service before and after every boundary, and compare with a calm run
