@@ -38,8 +38,8 @@ async def test_a_gallery_goes_up_comes_back_and_is_edited_again(
             assert Image.open(file).format == "JPEG"
             again = safelight.wait(safelight.re_edit(job.id, crop="1:1"))
             assert again.upload_id == job.upload_id
-            assert [one.id for one in safelight.jobs(batch=batch.id)] == [again.id, job.id]
-            assert safelight.close_batch(batch.id).jobs["total"] == 2
+            assert [one.id for one in safelight.jobs(batch=batch.id)] == [job.id]
+            assert safelight.close_batch(batch.id).jobs["total"] == 1
             assert httpx.get(httpx.URL(stack.base_url).join(safelight.link(job.id, "thumb.webp"))).is_success
             assert safelight.erase(batch=batch.id).receipt is not None
             with pytest.raises(Error) as gone:
@@ -85,10 +85,11 @@ async def test_an_upload_goes_on_where_it_broke_and_is_one_job(stack: Stack, sam
     def product() -> None:
         transport = Breaking(breaks)
         with Client(stack.base_url, stack.api_key, transport=transport) as safelight:
-            upload = safelight.upload(io.BytesIO(samples["coffee.png"].read_bytes()), chunk_bytes=60_000)
-            job = safelight.wait(upload.job_id)
+            batch = safelight.create_batch()
+            photo = io.BytesIO(samples["coffee.png"].read_bytes())
+            job = safelight.wait(safelight.upload(photo, chunk_bytes=60_000, batch=batch.id).job_id)
             assert job.status == "succeeded"
-            assert [one.id for one in safelight.jobs(upload=upload.upload_id)] == [job.id]
+            assert [one.id for one in safelight.jobs(batch=batch.id)] == [job.id]
 
     await asyncio.to_thread(product)
 
