@@ -203,7 +203,7 @@ async def test_a_lane_is_told_and_is_no_option(ingest: Ingest, nc: Client) -> No
     [event] = await told(nc, given["job_id"])
     received = UploadReceived.model_validate(event.body)
     assert received.lane == "bulk"
-    assert set(received.options) == OPTIONS, "what pipelines may read"
+    assert set(received.options) == OPTIONS - {"subject"}, "what pipelines may read; it is about nobody"
 
 
 async def test_an_upload_of_a_batch_that_nobody_can_be_asked_about_has_to_come_again(
