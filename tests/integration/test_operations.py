@@ -562,7 +562,6 @@ async def test_the_audit_is_read_page_by_page_newest_first(desk: Desk) -> None:
         "UPDATE orchestrator.audit SET who = 'nobody'",
         "DELETE FROM orchestrator.audit",
         "TRUNCATE orchestrator.audit",
-        "INSERT INTO orchestrator.audit (id, who, action, subject, why, details) VALUES (1, 'a', 'b', 'c', 'd', '{}')",
     ],
 )
 async def test_the_database_refuses_to_change_the_audit(desk: Desk, statement: str) -> None:
@@ -572,7 +571,7 @@ async def test_the_database_refuses_to_change_the_audit(desk: Desk, statement: s
     await desk.post(f"/v1/jobs/{job}/retry", start="third")
     await desk.reaches(job, "succeeded")
     async with desk.engine.connect() as conn:
-        with pytest.raises(DBAPIError, match=r"append-only|non-DEFAULT value"):
+        with pytest.raises(DBAPIError, match="append-only"):
             await conn.execute(text(statement))
     assert len(await desk.audit(job)) == 1
 
