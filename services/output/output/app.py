@@ -9,7 +9,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from contracts import topology
-from output import api, downloads
+from output import api, downloads, links
 from output.accesses import Accesses
 from output.documents import Documents
 from output.erasing import Erasing
@@ -75,6 +75,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 consume_batches(nc, topology.consumer("output-projection"), projection.events, batch_max=BATCH),
                 deliverer.deliver_forever(),
                 deliverer.prune_forever(),
+                links.prune_forever(engine),
                 news.listen_forever(),
                 streams.read_forever(),
                 streams.close_when(app.state.draining),

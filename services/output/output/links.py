@@ -6,6 +6,7 @@ What a link leads to, for how long and how often is its row; of many who use a s
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
@@ -14,16 +15,19 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import Row, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.errors import error
+from contracts.errors import Transient, error
 from output.signing import ID_DIGITS, SigningKeys
 from output.tables import LINKS
+from runtime import logs
 
 PURPOSE: Final = "link"
 SIGNATURE_BYTES: Final = 16  # of 32: nobody guesses 128 bits
 TTL_S_MOST: Final = 30 * 24 * 3600
 KEPT: Final = timedelta(days=7)  # after its end, so that it is told why it does not work
+PRUNE_S: Final = 3600.0
+log = logs.get()
 
 
 def token(keys: SigningKeys, link_id: UUID, key_id: str) -> str:
@@ -107,9 +111,15 @@ async def use(conn: AsyncConnection, link_id: UUID) -> None:
         raise error("LINK_USED")
 
 
-async def prune(conn: AsyncConnection) -> None:
-    """Forget links that ended long ago."""
-    await conn.execute(LINKS.delete().where(LINKS.c.expires_at < func.now() - KEPT))
+async def prune_forever(engine: AsyncEngine) -> None:
+    """Forget links that ended long ago, until cancelled."""
+    while True:
+        try:
+            async with engine.begin() as conn:
+                await conn.execute(LINKS.delete().where(LINKS.c.expires_at < func.now() - KEPT))
+        except Transient as problem:
+            log.warning("links.prune_failed", code=problem.code)
+        await asyncio.sleep(PRUNE_S)
 
 
 def state(row: Row[Any], now: datetime) -> str:
