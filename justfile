@@ -39,10 +39,11 @@ logs *arguments:
 safelight *arguments:
     @uv run safelight "$@"
 
-# lint, types, import rules, then every test; what computes by itself on two cores, what starts servers on its own
+# lint, types, import rules, then every test: two at a time where each brings its own servers, one by one where time counts
 test *arguments: check
     uv run --group engines pytest {{ if arguments == "" { "-n 2 tests/unit tests/pixels" } else { arguments } }}
-    {{ if arguments == "" { "uv run --group engines pytest tests/integration tests/chaos tests/e2e" } else { "" } }}
+    {{ if arguments == "" { "uv run --group engines pytest -n 2 --dist loadfile tests/integration" } else { "" } }}
+    {{ if arguments == "" { "uv run --group engines pytest tests/chaos tests/e2e" } else { "" } }}
 
 # lint, types and import rules
 check:
