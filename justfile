@@ -69,3 +69,7 @@ bench *names:
 fmt:
     uv run ruff check --fix
     uv run ruff format
+
+# types and documents for products in TypeScript, from what the code says now; needs npm
+clients:
+    uv run python -m clients.generate

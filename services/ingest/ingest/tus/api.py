@@ -89,7 +89,7 @@ _FOUND: Final = ("NOT_FOUND", "UPLOAD_EXPIRED", "UPLOAD_LOCKED")
 
 
 @router.options("", status_code=204, response_class=Response)
-@router.options("/{transfer_id}", status_code=204, response_class=Response)
+@router.options("/{transfer_id}", status_code=204, response_class=Response, include_in_schema=False)
 async def discover(request: Request) -> Response:
     """What this server can do of the protocol."""
     use: Tus = request.app.state.tus

@@ -20,8 +20,8 @@ from output.webhooks.views import (
     MadeWebhook,
     NewWebhook,
     Replayed,
-    Rotation,
     Secret,
+    SecretRotation,
     Since,
     WebhookChange,
     WebhookPage,
@@ -60,7 +60,7 @@ async def list_webhooks(request: Request, tenant: Tenant, limit: Limit = 50, cur
 
 
 @router.post("/batch-secret", status_code=201, responses=responses(*_ASKED))
-async def rotate_batch_secret(request: Request, tenant: Tenant, given: Rotation) -> Secret:
+async def rotate_batch_secret(request: Request, tenant: Tenant, given: SecretRotation) -> Secret:
     """The secret of all URLs that this tenant's batches name: first the one that signs already, then a new one."""
     shown_once(request, "secret")
     keys: SigningKeys = request.app.state.signing
@@ -98,7 +98,7 @@ async def delete_webhook(request: Request, tenant: Tenant, webhook_id: UUID) -> 
 
 
 @router.post("/{webhook_id}/rotate", status_code=201, responses=responses(*_ABOUT_ONE, "STATE_CONFLICT"))
-async def rotate_secret(request: Request, tenant: Tenant, webhook_id: UUID, given: Rotation) -> Secret:
+async def rotate_secret(request: Request, tenant: Tenant, webhook_id: UUID, given: SecretRotation) -> Secret:
     """A new secret, shown in this answer alone; for `overlap_s` every delivery has two signatures."""
     shown_once(request, "secret")
     keys: SigningKeys = request.app.state.signing

@@ -16,7 +16,7 @@ from contracts.errors import error
 from output.store import cursor_of, read_cursor, read_place
 from output.tables import ATTEMPTS, BATCH_SECRETS, DELIVERIES, WEBHOOKS
 from output.webhooks.telling import NOTIFY
-from output.webhooks.views import AttemptView, DeliveryDetail, DeliveryPage, DeliveryView, WebhookPage, WebhookView
+from output.webhooks.views import DeliveryDetail, DeliveryPage, DeliveryView, TryView, WebhookPage, WebhookView
 
 OWN_MOST: Final = 50  # endpoints of a tenant
 FAILED: Final = "failed"
@@ -146,7 +146,7 @@ async def delivery(conn: AsyncConnection, id_: UUID, message_id: str) -> Deliver
         raise error("NOT_FOUND")
     tries = select(ATTEMPTS).where(ATTEMPTS.c.webhook_id == id_, ATTEMPTS.c.message_id == message_id)
     attempts = [
-        AttemptView(at=one.at, seconds=one.seconds, status_code=one.status_code, code=one.code)
+        TryView(at=one.at, seconds=one.seconds, status_code=one.status_code, code=one.code)
         for one in await conn.execute(tries.order_by(ATTEMPTS.c.id))
     ]
     return DeliveryDetail(**_delivery(row), body=json.loads(row.body), attempts=attempts)

@@ -77,7 +77,7 @@ class WebhookPage(BaseModel):
     next_cursor: str | None
 
 
-class Rotation(BaseModel):
+class SecretRotation(BaseModel):
     """For how many seconds the old secret goes on signing beside the new one."""
 
     overlap_s: int = Field(default=24 * 3600, ge=0, le=OVERLAP_S_MOST)
@@ -102,7 +102,7 @@ class DeliveryPage(BaseModel):
     next_cursor: str | None
 
 
-class AttemptView(BaseModel):
+class TryView(BaseModel):
     """One try. `status_code` is the endpoint's, null when it gave none; `code` is null when it was a success."""
 
     at: datetime
@@ -115,7 +115,7 @@ class DeliveryDetail(DeliveryView):
     """A delivery with what is told and every try of the last 30 days, oldest first."""
 
     body: JsonValue
-    attempts: list[AttemptView]
+    attempts: list[TryView]
 
 
 class Since(BaseModel):
