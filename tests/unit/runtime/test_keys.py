@@ -18,7 +18,7 @@ READS, WRITES, SERVES, AUDITS = (f"{KEY_PREFIX}{name}" for name in ("reads", "wr
 OLD = f"{KEY_PREFIX}old"
 
 
-def asker(name: str, tenant: str | None, *scopes: Scope, lives_s: float = 60) -> Asker:
+def asker(name: str, tenant: str | None, *scopes: Scope, lives_s: float = 86_400) -> Asker:
     return Asker(name, tenant, frozenset(scopes), name, None, datetime.now(UTC) + timedelta(seconds=lives_s))
 
 
