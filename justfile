@@ -15,6 +15,12 @@ default:
 demo *arguments:
     uv run safelight demo {{ arguments }}
 
+# a page to drag photos onto, at http://127.0.0.1:8090, against the embedded stack; needs npm
+[no-exit-message]
+example:
+    npm install --prefix deploy/local/example --no-audit --no-fund --ignore-scripts --no-package-lock
+    uv run python deploy/local/example/server.py
+
 # start every server and service, wait until ready
 [no-exit-message]
 up *arguments:

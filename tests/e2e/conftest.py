@@ -17,7 +17,7 @@ import pytest
 
 from stack import control
 from stack.home import Home
-from stack.ports import anywhere
+from stack.ports import HOST, anywhere
 from stack.samples import write_samples
 from tests.servers.otlp import OtlpReceiver
 
@@ -33,6 +33,7 @@ class Stack:
     base_url: str
     api_key: str
     spans: OtlpReceiver
+    page_port: int  # a page that is served there, on loopback, may upload from its users' browsers
     client: httpx.AsyncClient = field(init=False)
 
     def __post_init__(self) -> None:
@@ -132,14 +133,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The stack on free ports, in a folder with a space and letters that are not ASCII."""
     home = Home(tmp_path_factory.mktemp("e2e") / "Fotos für Zoë" / ".safelight")
     home.path.mkdir(parents=True)
-    home.write_state({"ports": anywhere()})
+    ports = anywhere()
+    page_port = next(port for port in iter(lambda: anywhere()["console"], None) if port not in ports.values())
+    home.write_state({"ports": ports})
     with OtlpReceiver() as spans, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAFELIGHT_HOME", str(home.path))
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", spans.endpoint)
+        patch.setenv("SAFELIGHT_CORS_ORIGINS", f"http://{HOST}:{page_port}")
         try:
             control.up(home)
             known = control.client_environment(home)
-            yield Stack(home, known["SAFELIGHT_URL"], known["SAFELIGHT_API_KEY"], spans)
+            yield Stack(home, known["SAFELIGHT_URL"], known["SAFELIGHT_API_KEY"], spans, page_port)
         finally:
             control.down(home)
 
