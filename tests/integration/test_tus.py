@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -195,7 +195,7 @@ async def test_a_chunked_body_that_goes_on_beyond_the_announced_length_is_refuse
     assert (answer.status_code, answer.json()["code"]) == (413, "UPLOAD_TOO_LARGE")
 
 
-@pytest.mark.parametrize("path", [f"{TUS}/{uuid4()}", f"{TUS}/x", f"{TUS}/..%2f..%2fetc"])
+@pytest.mark.parametrize("path", [f"{TUS}/{UUID(int=0)}", f"{TUS}/x", f"{TUS}/..%2f..%2fetc"])
 async def test_what_is_not_there_is_not_found(ways: Ways, path: str) -> None:
     for method in ("HEAD", "PATCH", "DELETE"):
         answer = await ways.tus(method, path, b"x" if method == "PATCH" else None, upload_offset="0")
