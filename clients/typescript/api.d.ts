@@ -1381,6 +1381,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/batches/{batch_id}/cost": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show Cost
+         * @description What the jobs of a batch have cost so far, all together.
+         */
+        get: operations["show_cost_v1_batches__batch_id__cost_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/webhooks": {
         parameters: {
             query?: never;
@@ -4140,6 +4160,36 @@ export interface components {
             description: string;
         };
         /**
+         * BatchCostView
+         * @description What the jobs of a batch have cost so far, `jobs` of them.
+         */
+        BatchCostView: {
+            /**
+             * Amount
+             * @default 0
+             */
+            amount: number | null;
+            /** Currency */
+            currency?: string | null;
+            /**
+             * Gpu Seconds
+             * @default 0
+             */
+            gpu_seconds: number;
+            /**
+             * Unpriced
+             * @default 0
+             */
+            unpriced: number;
+            /**
+             * Batch Id
+             * Format: uuid
+             */
+            batch_id: string;
+            /** Jobs */
+            jobs: number;
+        };
+        /**
          * GroupsView
          * @description The groups of a batch. `photos` is how many have been analysed so far; those in no group are singles.
          */
@@ -4331,7 +4381,8 @@ export interface components {
          *     `deadline` is by when it ends; null once it has. `options` are what its caller asked for, a style with the version
          *     that it meant. An artifact of a phase that still runs is a preview: another may take its place. `version` counts the
          *     jobs of its upload; `edit_of` is the one that it is another version of. `eta_s` is how many seconds it will still
-         *     take, as far as jobs of its pipeline that ended lately can tell; null when it has ended.
+         *     take, as far as jobs of its pipeline that ended lately can tell; null when it has ended. `cost` is what was bought
+         *     for it so far, retries and failures too; work that another job had bought already costs it nothing.
          */
         JobView: {
             /**
@@ -4369,6 +4420,14 @@ export interface components {
             deadline: string | null;
             /** Eta S */
             eta_s?: number | null;
+            /**
+             * @default {
+             *       "amount": 0,
+             *       "gpu_seconds": 0,
+             *       "unpriced": 0
+             *     }
+             */
+            cost: components["schemas"]["CostView"];
             /** Trace Id */
             trace_id: string | null;
             /**
@@ -4434,6 +4493,40 @@ export interface components {
             items?: components["schemas"]["ItemCountsView"] | null;
             /** Made By */
             made_by?: string | null;
+            /**
+             * @default {
+             *       "amount": 0,
+             *       "gpu_seconds": 0,
+             *       "unpriced": 0
+             *     }
+             */
+            cost: components["schemas"]["CostView"];
+        };
+        /**
+         * CostView
+         * @description What was bought of GPU providers. The own CPU costs nothing, so nothing bought is 0 in no currency.
+         *
+         *     `amount` is in `currency`, and null where no price is known of anything; `unpriced` counts the paid tries that are
+         *     not in it, for want of a price or because their currency is another. `gpu_seconds` are those that were billed.
+         */
+        CostView: {
+            /**
+             * Amount
+             * @default 0
+             */
+            amount: number | null;
+            /** Currency */
+            currency?: string | null;
+            /**
+             * Gpu Seconds
+             * @default 0
+             */
+            gpu_seconds: number;
+            /**
+             * Unpriced
+             * @default 0
+             */
+            unpriced: number;
         };
         /**
          * ItemCountsView
@@ -10405,6 +10498,67 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["GroupsView"];
+                };
+            };
+            /** @description UNAUTHENTICATED: The API key is missing or unknown. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description FORBIDDEN: This API key may not do that. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description REQUEST_INVALID: The request does not have the declared shape. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    show_cost_v1_batches__batch_id__cost_get: {
+        parameters: {
+            query?: {
+                /** @description whose; operators have to say it */
+                tenant?: string | null;
+            };
+            header?: never;
+            path: {
+                batch_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchCostView"];
                 };
             };
             /** @description UNAUTHENTICATED: The API key is missing or unknown. */

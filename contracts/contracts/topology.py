@@ -100,6 +100,7 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
     Consumer("orchestrator-lost",   ADVISORIES.name, "orchestrator", (_MAX_DELIVERIES,),     10.0, _PATIENT, 64),
     Consumer("bench-noop",          COMMANDS.name, "bench",        ("cmd.bench.v1.run",),    10.0, _OUTAGE,  5000),
     Consumer("output-projection",   EVENTS.name,   "output",       _STATUS,                  10.0, _PATIENT, 2000),
+    Consumer("output-costs",        EVENTS.name,   "output",       ("evt.cost.v1.noted",),   10.0, _PATIENT, 256),
 )
 # fmt: on
 
@@ -115,6 +116,7 @@ PUBLISHERS: Final[Mapping[str, tuple[str, ...]]] = {
     "evt.phase.>":   _WORKERS,
     "evt.audit.>":   _WORKERS,
     "evt.erasure.>": _WORKERS,
+    "evt.cost.>":    ("gpu-bridge",),
 }  # fmt: skip
 
 

@@ -132,6 +132,35 @@ async def test_the_books_tell_queue_start_and_run_apart_and_what_it_cost(desk: D
     assert epoch.cost == pytest.approx(7.0 * 0.000222, rel=0.01)
 
 
+async def costs_of(desk: Desk, *given: RunPhase) -> list[Any]:
+    """What was told of what these commands' jobs cost."""
+    told_so = [one for each in given for one in await told(desk.nc, str(each.job_id))]
+    return [one for one in told_so if one.subject == "evt.cost.v1.noted"]
+
+
+async def test_each_epoch_that_was_billed_is_told_to_be_the_first_askers_cost(desk: Desk) -> None:
+    near, own = Scripted(), Scripted("local", "cpu", answer=on_cpu)
+    bridge = await desk.runs(near, own)
+    one = await desk.written(bridge)
+    asked = await submitted(near)
+    other = one.model_copy(update={"job_id": uuid4()})
+    await desk.follows(bridge, other)
+    row = await desk.stands(one, State.RUNNING)
+    near.say(row.handle, with_item(asked, error=ItemError(code="INTERNAL"), outputs={}))  # billed all the same
+    assert (await outcome(desk.nc, other)).subject == "evt.phase.v1.failed"
+    [cost] = await until(lambda: costs_of(desk, one, other))
+    [epoch] = await desk.epochs(one)
+    assert (cost.body["job_id"], cost.body["phase"], cost.body["tenant"]) == (str(one.job_id), "style", "demo")
+    assert (cost.body["call"], cost.body["epoch"], cost.headers["Nats-Msg-Id"]) == (row.key, 1, f"{row.key}.1.cost")
+    assert (cost.body["billed_s"], cost.body["cost"], cost.body["currency"]) == (epoch.billed_s, epoch.cost, "EUR")
+    assert (cost.body["device"], cost.body["priced_on"]) == ("L4", "2026-05-07")
+    free = await desk.written(bridge, engine="cpu")
+    await outcome(desk.nc, free)
+    [epoch] = await desk.epochs(free)
+    assert (epoch.provider, epoch.cost) == ("local", 0)
+    assert await costs_of(desk, free) == []
+
+
 async def test_work_that_is_under_way_is_followed_and_not_bought_again(desk: Desk) -> None:
     near = Scripted()
     bridge = await desk.runs(near)

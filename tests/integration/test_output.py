@@ -24,8 +24,12 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 from sqlalchemy import text
 
+from contracts.costs import CostNoted
+from contracts.erasures import ErasureRequested
 from contracts.phases import RUN_CROP, RUN_VARIANTS, RunPhase
 from output.app import build
+from output.costs import Costs
+from output.erasing import Erasing
 from output.settings import Settings
 from runtime.outbox import publish
 from tests.integration.conftest import SettingsOf, until
@@ -596,6 +600,44 @@ async def test_a_batch_s_bursts_and_near_duplicates_are_told_with_the_best_of_ea
     assert (await output.stranger.get(path, params={"tenant": "demo"})).status_code == 403
     nobody = (await output.client.get(f"/v1/batches/{uuid4()}/groups")).json()
     assert (nobody["photos"], nobody["groups"]) == (0, [])
+
+
+async def test_what_a_job_and_a_batch_have_cost_is_told_whenever_it_comes_until_it_is_erased(
+    output: Output, nc: Client
+) -> None:
+    batch = uuid4()
+    story, neighbour = Story(batch_id=batch).begins(), Story(batch_id=batch).begins()
+    bought, call = Costs(output.engine), uuid4().hex
+    lost = CostNoted(
+        call=call, epoch=1, tenant="demo", job_id=story.job_id, phase="style", provider="modal", device="L4",
+        billed_s=2.0, cost=0.25, currency="USD", at=START,
+    )  # fmt: skip
+    again = lost.model_copy(update={"epoch": 2, "billed_s": 3.0, "cost": 0.5})
+    unpriced = again.model_copy(update={"call": f"{call}-x", "phase": "retouch", "cost": None, "currency": None})
+    await bought.noted(again)  # ahead of its job's first event, and of the epoch before
+    for one in (story, neighbour):
+        await project(output.engine, one.events)
+    for cost in (lost, again):
+        await bought.noted(cost)
+    dollars = {"amount": 0.75, "currency": "USD", "gpu_seconds": 5.0, "unpriced": 0}
+    job = await output.job(story.job_id)
+    phases = {phase["name"]: phase["cost"] for phase in job["phases"]}
+    nothing = {"amount": 0.0, "currency": None, "gpu_seconds": 0.0, "unpriced": 0}
+    assert (job["cost"], phases["style"], phases["crop"]) == (dollars, dollars, nothing)
+    await bought.noted(unpriced)
+    told = await output.job(story.job_id)
+    assert told["cost"] == dollars | {"gpu_seconds": 8.0, "unpriced": 1}
+    assert {phase["name"]: phase["cost"] for phase in told["phases"]}["retouch"]["amount"] is None
+    path = f"/v1/batches/{batch}/cost"
+    assert (await output.client.get(path)).json() == told["cost"] | {"batch_id": str(batch), "jobs": 2}
+    assert (await output.stranger.get(path)).json() == nothing | {"batch_id": str(batch), "jobs": 0}
+    assert (await output.stranger.get(path, params={"tenant": "demo"})).status_code == 403
+    request = ErasureRequested(erasure_id=uuid4(), part=1, tenant="demo", jobs=[story.job_id], uploads=[])
+    await Erasing(nc.jetstream(), output.engine, output.objects).erase(request)
+    await bought.noted(lost)
+    async with output.engine.connect() as conn:
+        rows = text("SELECT count(*) FROM output.costs WHERE job_id = :id")
+        assert (await conn.execute(rows, {"id": story.job_id})).scalar_one() == 0
 
 
 def _cursor(*parts: object) -> str:

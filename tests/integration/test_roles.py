@@ -72,6 +72,8 @@ def allowed(service: str, subject: str) -> bool:
             return service in ("ingest", "orchestrator")
         case "evt", "phase" | "audit" | "erasure":
             return True
+        case "evt", "cost":
+            return service in ("gpu-bridge", "orchestrator")
         case "evt", _:
             return service == "orchestrator"
     reads = {"ingest": "dead.cmd.analysis.v1.run", "output": "dead.evt.job.v1.failed"}

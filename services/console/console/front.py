@@ -49,6 +49,7 @@ BEHIND: Final = (
     ("/v1/jobs/upgrade",       "orchestrator"),
     ("/v1/jobs",               "output"),
     ("/v1/batches/{}/groups",  "output"),
+    ("/v1/batches/{}/cost",    "output"),
     ("/v1/batches/{}/events",  "output"),
     ("/v1/batches/{}/zip",     "output"),
     ("/v1/batches/{}/links",   "output"),

@@ -1,6 +1,6 @@
 """How a call moves on: each end is one commit with the outcomes that follow from it, published after.
 
-guarded update of the call -> the epoch's books -> its commands are answered -> outbox -> commit -> publish
+guarded update of the call -> the epoch's books, its cost -> its commands are answered -> outbox -> commit -> publish
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.audit import AUDIT_NOTED, AuditNoted
 from contracts.channel import Channel
+from contracts.costs import COST_NOTED, CostNoted
 from contracts.envelope import SpanRecord
 from contracts.errors import ERRORS, SafelightError
 from contracts.phases import PHASE_DEFERRED, PHASE_FAILED, PHASE_SUCCEEDED, PhaseDeferred, PhaseFailed, PhaseSucceeded
@@ -31,6 +32,7 @@ from runtime.outbox import Outbox, Outgoing, outgoing
 SOURCE: Final = "gpu-bridge"
 LEASE_S: Final = 15.0  # a dead bridge's calls move on after this
 FORGET_S: Final = 86_400.0
+CPU: Final = "cpu"  # of devices the one that is no GPU; the own costs nothing
 log = logs.get()
 
 
@@ -51,9 +53,10 @@ class Ledger:
         async with self.engine.begin() as conn:
             if not await store.succeed_if_mine(conn, call, kept, run, now):
                 return self._lost(call)
+            cost = await _cost(conn, call, run, now)
             followers = await store.answer(conn, call.key)
             began = call.started_at or call.spawned_at
-            messages = [message(one, succeeded(one.command, kept, began, now)) for one in followers]
+            messages = [message(one, succeeded(one.command, kept, began, now)) for one in followers] + cost
             await self.outbox.add(conn, messages)
         self._trace(call, followers, spans, None, now)
         await self.publish(messages)
@@ -65,8 +68,9 @@ class Ledger:
         async with self.engine.begin() as conn:
             if not await store.fail_if_mine(conn, call, code, run, now):
                 return self._lost(call)
+            cost = await _cost(conn, call, run, now)
             followers = await store.answer(conn, call.key)
-            messages = self._failures(followers, code, detail, call.started_at, now)
+            messages = self._failures(followers, code, detail, call.started_at, now) + cost
             await self.outbox.add(conn, messages)
         log.warning("call.failed", key=call.key, epoch=call.epoch, provider=call.provider, code=code)
         self._trace(call, followers, spans, code, now)
@@ -96,25 +100,32 @@ class Ledger:
 
         Unless nobody waits for it any more: a stop may have been written down that is not heard here yet.
         """
+        now = clock.now()
         async with self.engine.begin() as conn:
             if await store.lock_if_mine(conn, call) is State.STOPPING:
-                done = await self._let_go(conn, call, run)
+                done = await self._let_go(conn, call, run, now)
             else:
-                done = await store.return_if_mine(conn, call, run, clock.now(), refused)
+                done = await store.return_if_mine(conn, call, run, now, refused)
+            cost = await _cost(conn, call, run, now) if done else []
+            await self.outbox.add(conn, cost)
         if not done:
             return self._lost(call)
+        await self.publish(cost)
         log.info("call.given_back", key=call.key, epoch=call.epoch, provider=call.provider, code=run.code)
         return True
 
     async def let_go(self, call: Call, run: Run) -> bool:
         """A call that was being stopped is over: it ends, or waits for its next turn if a command asked meanwhile."""
+        now = clock.now()
         async with self.engine.begin() as conn:
             await store.lock_if_mine(conn, call)  # a command that comes now waits, and finds it ended
-            done = await self._let_go(conn, call, run)
+            done = await self._let_go(conn, call, run, now)
+            cost = await _cost(conn, call, run, now) if done else []
+            await self.outbox.add(conn, cost)
+        await self.publish(cost)
         return done or self._lost(call)
 
-    async def _let_go(self, conn: AsyncConnection, call: Call, run: Run) -> bool:
-        now = clock.now()
+    async def _let_go(self, conn: AsyncConnection, call: Call, run: Run, now: datetime) -> bool:
         if await store.followers(conn, call.key):
             return await store.return_if_mine(conn, call, run, now, refused=False)
         if call.code:
@@ -232,6 +243,29 @@ _CHANNELS: Final[Mapping[type[Outcome], Channel[Any]]] = {
     PhaseFailed: PHASE_FAILED,
     PhaseDeferred: PHASE_DEFERRED,
 }
+
+
+async def _cost(conn: AsyncConnection, call: Call, run: Run, now: datetime) -> list[Outgoing]:
+    """What the epoch that has just ended was billed, on its way to whoever shows it; nothing where nothing was."""
+    bill, device = run.bill, run.device or ""
+    if bill is None or not bill.billed_s or (device == CPU and bill.cost == 0):
+        return []
+    payer = await store.asked_first(conn, call.key)
+    noted = CostNoted(
+        call=call.key,
+        epoch=call.epoch,
+        tenant=call.tenant,
+        job_id=payer.job_id,
+        phase=payer.phase,
+        provider=call.provider,
+        device=device,
+        billed_s=bill.billed_s,
+        cost=bill.cost,
+        currency=None if bill.cost is None else run.currency,
+        priced_on=bill.priced_on,
+        at=now,
+    )
+    return [outgoing(COST_NOTED, noted, message_id=noted.id, key=str(noted.job_id), source=SOURCE)]
 
 
 def _moved(call: Call, regions: Sequence[str], objects: Sequence[str]) -> Outgoing:

@@ -183,6 +183,17 @@ async def followers(conn: AsyncConnection, key: str) -> list[Follower]:
     return [Follower(RunPhase.model_validate(row.command), row.traceparent) for row in rows]
 
 
+async def asked_first(conn: AsyncConnection, key: str) -> RunPhase:
+    """For whom a call is at work: of those who wait for it the first; where nobody does any more, who asked for it.
+
+    Ask before they are answered. Its row must be locked.
+    """
+    waiting = select(COMMANDS.c.command).where(COMMANDS.c.call == key, COMMANDS.c.state == WAITING)
+    first = waiting.order_by(COMMANDS.c.created_at, COMMANDS.c.key).limit(1).scalar_subquery()
+    found = select(func.coalesce(first, CALLS.c.command)).where(CALLS.c.key == key)
+    return RunPhase.model_validate((await conn.execute(found)).scalar_one())
+
+
 # -- turns ----------------------------------------------------------------------------------------
 
 

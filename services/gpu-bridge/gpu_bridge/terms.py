@@ -58,15 +58,16 @@ class Terms(BaseModel):
         limits = self.limits.get(provider)
         billed_s = run_s + (cold_start_s if limits and limits.bills_cold_start else 0.0)
         price = self.price(provider, device)
-        return Bill(billed_s, price.per_s * billed_s if price else None)
+        return Bill(billed_s, price.per_s * billed_s, price.as_of) if price else Bill(billed_s, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """Billed seconds, and what they cost in the terms' currency; None: the price is not known."""
+    """Billed seconds, and what they cost in the terms' currency by the price of that day; None: it is not known."""
 
     billed_s: float
     cost: float | None
+    priced_on: date | None = None
 
 
 class TermsInvalid(Exception):

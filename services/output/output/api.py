@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.errors import error
 from contracts.jobs import Status
-from output import groups, store
+from output import costs, groups, store
+from output.costs import BatchCostView
 from output.listen import News
 from output.opened import opened
 from output.streams import Topic, follow
@@ -193,6 +194,14 @@ async def list_groups(
     async with engine.connect() as conn:
         rows = await store.photos(conn, _whose(caller, tenant), batch_id)
     return await asyncio.to_thread(_groups, batch_id, rows)  # seconds of arithmetic, where there are many
+
+
+@batches.get("/{batch_id}/cost", responses=responses("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID"))
+async def show_cost(request: Request, caller: Caller, batch_id: UUID, tenant: Whose = None) -> BatchCostView:
+    """What the jobs of a batch have cost so far, all together."""
+    engine: AsyncEngine = request.app.state.engine
+    async with engine.connect() as conn:
+        return await costs.of_batch(conn, _whose(caller, tenant), batch_id)
 
 
 def _groups(batch_id: UUID, rows: Sequence[Any]) -> GroupsView:

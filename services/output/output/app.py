@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from contracts import topology
 from output import api, downloads, links
 from output.accesses import Accesses
+from output.costs import Costs
 from output.documents import Documents
 from output.erasing import Erasing
 from output.handlers import SOURCE, Handlers
@@ -69,6 +70,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             app.state.accesses = Accesses(nc.jetstream())
             erasing = Erasing(nc.jetstream(), engine, objects)
             subscribe(broker, topology.consumer("output-erasures"), erasing.erase, workers=1)
+            subscribe(broker, topology.consumer("output-costs"), Costs(engine).noted, workers=1)
             await broker.start()
             async with service.background(
                 app.state.answers.sweep_forever(),

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.erasures import ERASURE_DONE, ErasureRequested, done
-from output.tables import ATTEMPTS, DELIVERIES, ERASED, EVENTS, JOBS, LINKS, PHASES
+from output.tables import ATTEMPTS, COSTS, DELIVERIES, ERASED, EVENTS, JOBS, LINKS, PHASES
 from runtime import clock, logs
 from runtime.objects import Objects
 from runtime.outbox import outgoing, publish
@@ -46,6 +46,7 @@ class Erasing:
                 (LINKS, LINKS.c.job_id),
                 (PHASES, PHASES.c.job_id),
                 (JOBS, JOBS.c.id),
+                (COSTS, COSTS.c.job_id),  # behind the job: a cost that is being written down holds that
             ):
                 gone = await conn.execute(delete(table).where(column.in_(request.jobs)))
                 erased[f"rows.{table.name}"] = gone.rowcount

@@ -20,6 +20,7 @@ from contracts.batches import BatchEnded
 from contracts.errors import error
 from contracts.jobs import Status
 from contracts.phases import ItemId
+from output import costs
 from output.pace import HISTORY, Pace, Took, pace
 from output.tables import EVENTS, JOBS, PHASES
 from output.views import ItemPage, JobPage, JobView, VersionsView, item_view, job_view, made_by, version_view
@@ -140,7 +141,10 @@ async def _with_phases(conn: AsyncConnection, rows: Sequence[Any]) -> list[JobVi
         phases[phase["job_id"]].append(dict(phase))
     at_work = {row["pipeline"] for row in rows if not Status(row["status"]).is_terminal}
     known = await paces(conn, at_work) if at_work else {}
-    return [job_view(row, phases[row["id"]], known.get(row["pipeline"]), clock.now()) for row in rows]
+    bought, now = await costs.of_jobs(conn, ids), clock.now()
+    return [
+        job_view(row, phases[row["id"]], known.get(row["pipeline"]), now, bought.get(row["id"], {})) for row in rows
+    ]
 
 
 class Found(NamedTuple):

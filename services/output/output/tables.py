@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Float,
     ForeignKey,
@@ -203,6 +204,25 @@ LINKS: Final = Table(
     Index(None, "job_id", postgresql_where=text("job_id IS NOT NULL")),
     Index(None, "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
     Index(None, "expires_at"),
+)
+
+COSTS: Final = Table(
+    "costs",  # contracts.costs.CostNoted: may be there before its job's first event, so no key binds it to that
+    METADATA,
+    Column("call", Text, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("job_id", Uuid, nullable=False),  # which it was bought for; others may have followed the call for nothing
+    Column("phase", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("billed_s", Float, nullable=False),
+    Column("cost", Float),  # null: no price is known
+    Column("currency", Text),
+    Column("priced_on", Date),  # when somebody read that price
+    Column("at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("(cost IS NULL) = (currency IS NULL)", name="priced"),
+    Index(None, "job_id"),
 )
 
 INBOX: Final = inbox_table(METADATA)

@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, BaseModel, JsonValue
 
 from contracts.jobs import Status
+from output.costs import CostView, Line, total
 from output.groups import Kind
 from output.pace import Ahead, Pace, eta_s
 
@@ -80,6 +81,7 @@ class PhaseView(_UnitView):
     name: str
     items: ItemCountsView | None = None
     made_by: UUID | None = None
+    cost: CostView = CostView()
 
 
 class ItemView(_UnitView):
@@ -103,7 +105,8 @@ class JobView(BaseModel):
     `deadline` is by when it ends; null once it has. `options` are what its caller asked for, a style with the version
     that it meant. An artifact of a phase that still runs is a preview: another may take its place. `version` counts the
     jobs of its upload; `edit_of` is the one that it is another version of. `eta_s` is how many seconds it will still
-    take, as far as jobs of its pipeline that ended lately can tell; null when it has ended.
+    take, as far as jobs of its pipeline that ended lately can tell; null when it has ended. `cost` is what was bought
+    for it so far, retries and failures too; work that another job had bought already costs it nothing.
     """
 
     id: UUID
@@ -120,6 +123,7 @@ class JobView(BaseModel):
     waiting_on: str | None
     deadline: datetime | None
     eta_s: float | None = None
+    cost: CostView = CostView()
     trace_id: str | None
     created_at: datetime
     started_at: datetime | None
@@ -180,20 +184,27 @@ class GroupsView(BaseModel):
     groups: list[GroupView]
 
 
-def job_view(job: Mapping[str, Any], phases: Sequence[Mapping[str, Any]], pace: Pace | None, now: datetime) -> JobView:
-    """A row of `jobs` and its rows of `phases`, without those of items, as a client sees them at a time."""
+def job_view(
+    job: Mapping[str, Any],
+    phases: Sequence[Mapping[str, Any]],
+    pace: Pace | None,
+    now: datetime,
+    bought: Mapping[str, Sequence[Line]],
+) -> JobView:
+    """A row of `jobs`, its rows of `phases` without those of items, and what it bought by phase, as seen at a time."""
     by_name = {phase["name"]: phase for phase in phases}
     known = [by_name[name] for name in job["phase_names"] if name in by_name]
     return JobView(
         **{name: job[name] for name in _SAME},
         options=job["options"] or {},
         eta_s=_eta_s(job, by_name, pace, now),
-        phases=[_phase(name, by_name.get(name)) for name in job["phase_names"]],
+        cost=total([line for lines in bought.values() for line in lines]),
+        phases=[_phase(name, by_name.get(name), bought.get(name, ())) for name in job["phase_names"]],
         artifacts=[artifact for phase in known for artifact in _artifacts(phase)],
     )
 
 
-_SAME = tuple(name for name in JobView.model_fields if name not in ("options", "eta_s", "phases", "artifacts"))
+_SAME = tuple(name for name in JobView.model_fields if name not in ("options", "eta_s", "cost", "phases", "artifacts"))
 
 
 def _eta_s(
@@ -223,11 +234,13 @@ def item_view(row: Mapping[str, Any]) -> ItemView:
     return ItemView(**_unit(row), item=row["item"], artifacts=_artifacts(row))
 
 
-def _phase(name: str, row: Mapping[str, Any] | None) -> PhaseView:
+def _phase(name: str, row: Mapping[str, Any] | None, bought: Sequence[Line]) -> PhaseView:
     if row is None:
-        return PhaseView(name=name, status=Status.QUEUED)
+        return PhaseView(name=name, status=Status.QUEUED, cost=total(bought))
     state = row["state"]
-    return PhaseView(**_unit(row), name=name, items=state.get("items"), made_by=state.get("made_by"))
+    return PhaseView(
+        **_unit(row), name=name, items=state.get("items"), made_by=state.get("made_by"), cost=total(bought)
+    )
 
 
 def _unit(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from console.page import FILES, headers
         ("/v1/jobs/7/artifacts/cancel", "output"),
         ("/v1/batches/7/retry-failed", "orchestrator"),
         ("/v1/batches/7/groups", "output"),
+        ("/v1/batches/7/cost", "output"),
         ("/v1/dead-letters/replays/7/pause", "orchestrator"),
         ("/v1/audit", "orchestrator"),
         ("/v1/jobs/upgrade", "orchestrator"),
