@@ -167,7 +167,7 @@ TOLERANCES: Final = (
     #         service          input           from             to               what and why
     Tolerance("ingest",        "a request",    "after store",   "before commit", "no row knows of the object yet",
               orphans=(1, 1)),
-    Tolerance("ingest",        "an analysis",  "after submit",  "before ack",    _AGAIN, runs={"analyze": (2, 2)}),
+    Tolerance("ingest",        "an analysis",  "after submit",  "before ack",    _AGAIN, runs={"analyzed": (2, 2)}),
     Tolerance("output",        "a rendering",  "after submit",  "before ack",    _AGAIN, runs={"variants": (2, 2)}),
     Tolerance("gpu-bridge",    "a command",    "after ack",     "after ack",     _BEGUN,
               epochs=(0, 1), runs={"style": (1, 2)}),
