@@ -25,7 +25,7 @@ from runtime.objects import Objects
 from tests.documents import papers, school
 from tests.integration.conftest import SettingsOf
 from tests.integration.provider_conformance import INVERSE
-from tests.integration.wire import Site, command, outcome, picture, send, served, stored
+from tests.integration.wire import Site, command, everything, outcome, picture, send, served, stored
 from tests.servers.modal import ModalPlatform
 
 OPS = "ops-key-0123456789"
@@ -103,6 +103,14 @@ async def test_pages_of_a_document_are_read_on_modal_once_each_however_often_the
         costs: dict[str, Any] = (await http.get("/v1/providers/costs", params={"days": 1})).json()
     [read] = [line for line in costs["lines"] if line["function"] == "ocr.read"]
     assert (read["provider"], read["epochs"]) == ("modal", len(cards))
+    moved = [one.body for one in await everything(nc) if one.subject == "evt.audit.v1.noted"]
+    lines = [line for line in moved if line["details"].get("function") == "ocr.read"]
+    assert {(line["who"], line["action"], line["tenant"]) for line in lines} == {
+        ("provider:modal", "data.moved", "demo")
+    }
+    readable = {ref.key for one in asked for ref in one.inputs.values()}
+    assert {key for line in lines for key in line["details"]["objects"]} == readable, "what it could read, and no more"
+    assert len(lines) == len(cards)
 
 
 async def test_it_is_listed_paused_and_passed_over_and_what_it_did_is_in_the_books(

@@ -73,6 +73,11 @@ class Told:
 
 async def told(nc: Client, key: str, stream: str = "EVENTS") -> list[Told]:
     """The stored messages about `key` (a job, or job.phase.attempt), oldest first."""
+    return [one for one in await everything(nc, stream) if one.headers.get("ce-subject") == key]
+
+
+async def everything(nc: Client, stream: str = "EVENTS") -> list[Told]:
+    """Every stored message of a stream, oldest first."""
     read = _read.setdefault((str(nc.connected_url), stream), {})
     last = (await nc.jetstream().stream_info(stream)).state.last_seq
     known = max(read, default=0)
@@ -89,7 +94,7 @@ async def told(nc: Client, key: str, stream: str = "EVENTS") -> list[Told]:
                 known = one.metadata.sequence.stream
                 read[known] = Told(one.subject, one.headers or {}, _body(one.data))
         await reader.unsubscribe()
-    return [one for _, one in sorted(read.items()) if one.headers.get("ce-subject") == key]
+    return [one for _, one in sorted(read.items())]
 
 
 _read: dict[tuple[str, str], dict[int, Told]] = {}  # by server and stream: what was read is not read again
