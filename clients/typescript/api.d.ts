@@ -196,7 +196,8 @@ export interface paths {
          * Create
          * @description Begin an upload; its fields (`pipeline`, `style`, ...) come in Upload-Metadata, its first bytes may in the body.
          *
-         *     With `Upload-Concat: final;...` it is made of partial ones at once.
+         *     With `Upload-Concat: final;...` it is made of partial ones at once. The same `Idempotency-Key` with the same headers
+         *     is told the same address; how far it is says HEAD.
          */
         post: operations["create_v1_uploads_tus_post"];
         delete?: never;
@@ -5495,6 +5496,7 @@ export interface operations {
                 "upload-concat"?: string | null;
                 "upload-checksum"?: string | null;
                 "content-type"?: string | null;
+                "idempotency-key"?: string | null;
             };
             path?: never;
             cookie?: never;
@@ -5544,7 +5546,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description STATE_CONFLICT: The state that it is in does not allow this. */
+            /** @description IDEMPOTENCY_KEY_IN_USE: A request with this Idempotency-Key is being worked on. STATE_CONFLICT: The state that it is in does not allow this. */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5580,7 +5582,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description REQUEST_INVALID: The request does not have the declared shape. PIPELINE_UNKNOWN: No pipeline has this name. STYLE_UNKNOWN: No style has this name. UPLOAD_EMPTY: The file has no bytes. */
+            /** @description REQUEST_INVALID: The request does not have the declared shape. PIPELINE_UNKNOWN: No pipeline has this name. STYLE_UNKNOWN: No style has this name. UPLOAD_EMPTY: The file has no bytes. IDEMPOTENCY_KEY_REUSED: This Idempotency-Key was used for a different request. */
             422: {
                 headers: {
                     [name: string]: unknown;

@@ -208,10 +208,14 @@ async def test_a_broker_that_answers_in_the_open_is_told_nothing(nats_server: Na
 
 
 async def test_set_up_and_a_service_speak_tls_with_the_database(
-    database: int, postgres_server: PostgresServer, files: Path
+    database: int, postgres_server: PostgresServer, server_secrets: dict[str, str], files: Path
 ) -> None:
     url = database_url(postgres_server, database, files).replace("/postgres?", "/over_tls?")
-    given: dict[str, Any] = {f"postgres_password_{role}": SecretStr("x" * 20) for role in ROLES}
+    # Roles belong to the whole server: they keep the passwords that other tests know.
+    given: dict[str, Any] = {
+        f"postgres_password_{role}": SecretStr(server_secrets[f"SAFELIGHT_POSTGRES_PASSWORD_{role.upper()}"])
+        for role in ROLES
+    }
     given |= {"postgres_admin_url": SecretStr(url), "s3_access_key": SecretStr("x"), "s3_secret_key": SecretStr("x")}
     settings = SetupSettings(**given)
     assert "created database over_tls" in await prepare_database(settings)

@@ -86,6 +86,15 @@ async def test_a_file_may_come_with_its_creation(ways: Ways, nc: Client) -> None
     assert len(await told(nc, answer.headers["Safelight-Job-Id"])) == 1
 
 
+async def test_the_same_idempotency_key_is_told_the_same_address(ways: Ways) -> None:
+    key = str(uuid4())
+    first, again = [await ways.tus("POST", upload_length="1000", idempotency_key=key) for _ in range(2)]
+    assert first.status_code == again.status_code == 201
+    assert first.headers["Location"] == again.headers["Location"]
+    other = await ways.tus("POST", upload_length="1001", idempotency_key=key)
+    assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+
+
 async def test_the_callers_trace_goes_on(ways: Ways, nc: Client) -> None:
     trace_id, content = uuid4().hex, picture()
     parent = f"00-{trace_id}-00f067aa0ba902b7-01"

@@ -65,7 +65,7 @@ def upload(
     fields = {name: _text(value) for name, value in options.items() if value is not None}
     metadata = ",".join(f"{name} {base64.b64encode(value.encode()).decode()}" for name, value in fields.items())
     begin = {**_TUS, "Upload-Length": str(size), **({"Upload-Metadata": metadata} if metadata else {})}
-    answer = yield Ask("POST", TUS, headers=begin, again=False)
+    answer = yield Ask("POST", TUS, headers={**begin, "Idempotency-Key": str(uuid4())})
     where = httpx.URL(answer.headers["Location"]).path
     done, breaks = 0, 0
     while "Safelight-Job-Id" not in answer.headers:

@@ -50,16 +50,17 @@ async def _begins(js: JetStreamContext, stream: str, low: int, high: int, since:
     """A sequence before which everything is older: halving, for the stream is in the order of its times."""
     while low < high:
         middle = (low + high) // 2
-        message = await _message(js, stream, middle)
-        if message is None or message.time is None:
-            return low  # deleted ones tell no time: what is left of the way is read
-        low, high = (middle + 1, high) if message.time < since else (low, middle)
+        message = await _message(js, stream, middle, next=True)  # deleted ones tell no time
+        if message is not None and message.time < since:
+            low = message.seq + 1
+        else:
+            high = middle
     return low
 
 
-async def _message(js: JetStreamContext, stream: str, sequence: int) -> Any:
+async def _message(js: JetStreamContext, stream: str, sequence: int, *, next: bool = False) -> Any:
     try:
-        return await js.get_msg(stream, sequence)
+        return await js.get_msg(stream, sequence, subject=">" if next else None, next=next)
     except NotFoundError:
         return None
 

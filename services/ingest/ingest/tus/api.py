@@ -7,6 +7,7 @@ Safelight-Job-Id name what became of it.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from email.utils import format_datetime
 from typing import Annotated, Any, Final
@@ -18,11 +19,14 @@ from fastapi.routing import APIRoute
 from starlette.types import Message
 
 from contracts.errors import SafelightError, error
-from ingest.gate import Bringing
+from ingest.api import IdempotencyKey
+from ingest.gate import Bringing, Uploader
 from ingest.transfers import Transfer
 from ingest.tus import headers
 from ingest.tus.server import Tus
 from runtime.http import problem_response, responses
+from runtime.idempotency import Answers
+from runtime.keys import asking
 
 LINGER_S: Final = 2.0
 ROOT: Final = "/v1/uploads/tus"
@@ -85,6 +89,7 @@ _ASKING: Final = ("UNAUTHENTICATED", "FORBIDDEN", "TUS_VERSION_UNSUPPORTED", "RE
 _WHOLE: Final = ("PIPELINE_UNKNOWN", "STYLE_UNKNOWN", "MEDIA_TYPE_UNSUPPORTED", "BROKER_UNAVAILABLE")
 _LET_IN: Final = ("GRANT_SPENT", "RATE_LIMITED", "QUOTA_EXCEEDED", "PIPELINE_FULL")
 _WRITING: Final = ("UPLOAD_EMPTY", "UPLOAD_TOO_LARGE", "CHECKSUM_MISMATCH", "UPLOAD_INCOMPLETE", "STORAGE_UNAVAILABLE")
+_ONCE: Final = ("IDEMPOTENCY_KEY_REUSED", "IDEMPOTENCY_KEY_IN_USE")
 _FOUND: Final = ("NOT_FOUND", "UPLOAD_EXPIRED", "UPLOAD_LOCKED")
 
 
@@ -106,7 +111,7 @@ async def discover(request: Request) -> Response:
     "",
     status_code=201,
     response_class=Response,
-    responses=responses(*_ASKING, *_LET_IN, *_WHOLE, *_WRITING, "NOT_FOUND", "STATE_CONFLICT", "UPLOAD_LOCKED"),
+    responses=responses(*_ASKING, *_LET_IN, *_WHOLE, *_WRITING, *_ONCE, "NOT_FOUND", "STATE_CONFLICT", "UPLOAD_LOCKED"),
 )
 async def create(
     request: Request,
@@ -116,11 +121,34 @@ async def create(
     upload_concat: Text = None,
     upload_checksum: Text = None,
     content_type: Text = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Begin an upload; its fields (`pipeline`, `style`, ...) come in Upload-Metadata, its first bytes may in the body.
 
-    With `Upload-Concat: final;...` it is made of partial ones at once.
+    With `Upload-Concat: final;...` it is made of partial ones at once. The same `Idempotency-Key` with the same headers
+    is told the same address; how far it is says HEAD.
     """
+
+    async def act() -> Response:
+        said = (upload_length, upload_metadata, upload_concat, upload_checksum, content_type)
+        return await _created(request, who, *said)
+
+    if idempotency_key is None:
+        return await act()
+    answers: Answers = request.app.state.answers
+    said = json.dumps([upload_length, upload_metadata, upload_concat]).encode()
+    return await answers.once(request, said, await asking(request), act)
+
+
+async def _created(
+    request: Request,
+    who: Uploader,
+    upload_length: str | None,
+    upload_metadata: str | None,
+    upload_concat: str | None,
+    upload_checksum: str | None,
+    content_type: str | None,
+) -> Response:
     use: Tus = request.app.state.tus
     fields = headers.metadata(upload_metadata)
     kind, ids = headers.concat(upload_concat)
