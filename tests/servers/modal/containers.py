@@ -42,7 +42,10 @@ ENDS: Final = {
 
 @dataclass(eq=False)
 class Container:
-    """One process. `asked`: it is up and has asked for an input at least once; `leaves`: it takes no more."""
+    """One process.
+
+    `asked`: it is up and has asked for an input at least once; `leaves`: it takes no more; `hangs`: it stopped dead.
+    """
 
     id: str
     function: Function
@@ -50,6 +53,7 @@ class Container:
     call: Call | None = None
     asked: bool = False
     leaves: bool = False
+    hangs: bool = False
     over: bool = False
     cancelled_inputs: list[str] = field(default_factory=list)
 
@@ -237,6 +241,9 @@ class Containers:
         self._ledger.changed()
 
     async def _interrupt(self, container: Container) -> None:
+        if container.hangs:  # for good: it would not hear, and if it were woken it might do the work after all
+            container.send(signal.SIGKILL)
+            return
         container.send(signal.SIGINT)
         container.send(signal.SIGCONT)  # one that was frozen hears it as well
         with contextlib.suppress(TimeoutError):
@@ -281,6 +288,7 @@ class Containers:
         self._ledger.counters.started[call.method] += 1
         if self._faults.hang:
             self._faults.hang -= 1
+            container.hangs = True
             container.send(signal.SIGSTOP)
         self._ledger.changed()
         item = api_pb2.FunctionGetInputsItem(
