@@ -216,6 +216,8 @@ class House:
     def _environment(self, name: str) -> dict[str, str]:
         row = next(row for row in services.SERVICES if row.name == name)
         given = services.environment(row, self.ports, self.secrets)
+        # Without a master nothing is sealed: whether a photo would be depends on who can be asked just then.
+        given.pop("SAFELIGHT_MASTER_KEYS", None)
         return processes.base_environment(self.home) | given | SETTINGS
 
     # -- what processes leave ------------------------------------------------------------------

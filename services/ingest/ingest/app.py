@@ -121,6 +121,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 app.state.answers.sweep_forever(),
                 seals.tidy_forever(engine),
                 Sweep(engine, objects).forever(),
+                catalog.learn_forever(),
                 outbox.sweep_forever(),
                 drafts.expire_forever(),
                 consume_batches(nc, topology.consumer("ingest-styles"), styles.succeeded),
