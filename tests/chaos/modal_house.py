@@ -75,8 +75,8 @@ class ModalHouse(House):
     async def furnish(self) -> None:
         """Put what commands refer to where it is read from."""
         self._inputs: dict[str, ObjectRef] = {
-            "image": await stored(self.objects, self.photo, "image/jpeg"),
-            "lut": await stored(self.objects, INVERSE.encode(), "application/x-cube-lut"),
+            "image": await stored(self.objects, self.photo, "image/jpeg", "uploads"),
+            "lut": await stored(self.objects, INVERSE.encode(), "application/x-cube-lut", "styles"),
         }
 
     def start_second(self) -> None:

@@ -157,9 +157,9 @@ def command(phase: str, *, deadline_s: float = 60, job_id: UUID | None = None, *
     )
 
 
-async def stored(objects: Objects, content: bytes, media_type: str) -> ObjectRef:
-    """An object of its own."""
-    key = f"tests/{uuid4()}"
+async def stored(objects: Objects, content: bytes, media_type: str, folder: str = "tests") -> ObjectRef:
+    """An object of its own, in a folder of which a service with rights of its own may have to be able to read."""
+    key = f"{folder}/{uuid4()}"
     sha256, size = await objects.put(key, content, media_type)
     return ObjectRef(key=key, sha256=sha256, size=size, media_type=media_type)
 
