@@ -179,12 +179,12 @@ def measured(run: Callable[[], Any], process: psutil.Process) -> tuple[float, in
     return time.monotonic() - begun, peak
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(prog="just bench ways")
     parser.add_argument("--mib", type=int, default=200)
     parser.add_argument("--parallel", type=int, default=8)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     size = asked.mib * MIB
     sha = hashlib.sha256()
     begun = time.monotonic()
@@ -212,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
