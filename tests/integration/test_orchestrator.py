@@ -259,6 +259,24 @@ async def test_a_job_that_nobody_answers_ends_by_time_alone(desk: Bench) -> None
     assert (await desk.job(job)).phases["a"].attempt == 3
 
 
+async def test_a_row_that_wakes_its_job_too_soon_costs_a_look_and_nothing_else(engine: AsyncEngine) -> None:
+    async with bench(engine, pipeline(phase("a", deadline_s=10), phase("b", needs=("a",), deadline_s=900))) as desk:
+        job = await desk.begun()
+        first = (await desk.job(job)).wake_at
+        await desk.shell.take([succeeds(job, "a")])
+        later = (await desk.job(job)).wake_at
+        assert first is not None
+        assert later is not None
+        assert later > first
+        assert (await desk.row(job)).wake_at == first, "no index had to change"
+        async with postgres.transaction(desk.engine) as conn:
+            await conn.execute("UPDATE orchestrator.jobs SET wake_at = $2 WHERE id = $1", job, now())
+        assert await desk.shell.wake() >= 1
+        assert (await desk.row(job)).wake_at == later
+        assert (await desk.history(job))[-1] == "Succeeded a.1"
+        await desk.laws()
+
+
 async def test_waking_passes_over_jobs_that_another_replica_holds(desk: Bench) -> None:
     job = await desk.begun()
     await earlier(desk.engine, job)

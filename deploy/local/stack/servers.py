@@ -76,14 +76,12 @@ def nats(home: Path, folder: Path, ports: Ports, secrets: Secrets) -> Program:
     )
 
 
-# Small and safe: 32 MB of buffers do for a demo, fsync stays on, and helpers that serve replication,
-# parallel queries and asynchronous reads are left out (each is a process of its own).
+# Safe and few: fsync stays on, and helpers that serve replication, parallel queries and asynchronous
+# reads are left out (each is a process of its own).
 _POSTGRES_SETTINGS: Final = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",  # a socket's path may not be longer than 107 bytes: we use TCP
     "max_connections": "64",
-    "shared_buffers": "32MB",
-    "max_wal_size": "256MB",
     "fsync": "on",
     "synchronous_commit": "on",
     "wal_level": "minimal",

@@ -136,12 +136,17 @@ class Shell:
         return await self._transact(work)
 
     async def wake(self) -> int:
-        """Let time reach every job whose moment has come. Returns how many jobs that were."""
+        """Let time reach every job whose moment has come. Returns at how many jobs it looked."""
         now = clock.now()
+        early: list[Stored] = []
         due: list[Arrived] = []
 
         async def work(this: _Transaction) -> list[Outgoing]:
             held = await store.lock_due(this.conn, now, DUE_MAX)
+            early[:] = [stored for stored in held.values() if (stored.job.wake_at or now) > now]
+            await store.sleep_on(this.conn, early)
+            for stored in early:
+                del held[stored.job.id]
             due[:] = [Arrived(id_, TimeReached(now), None, stored.job.traceparent) for id_, stored in held.items()]
             _, messages = await self._carry(this, due, held)
             return messages
@@ -153,8 +158,10 @@ class Shell:
         except Exception:
             if not due:
                 raise
+            async with postgres.transaction(self._engine) as conn:
+                await store.sleep_on(conn, early)
             return await self._each_alone(due)
-        return len(due)
+        return len(early) + len(due)
 
     async def _each_alone(self, due: Sequence[Arrived]) -> int:
         """One job that nobody can decide must not hold up the clocks of all others."""

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator.machine.job import Job
 from orchestrator.machine.pipeline import Pipeline
 from orchestrator.tables import PIPELINES
+from runtime import clock
 from runtime.outbox import Outgoing, insert_parcel, parcel
 
 _PIPELINE: Final = TypeAdapter(Pipeline)
@@ -93,7 +94,10 @@ async def take(
 
 
 async def lock_due(conn: asyncpg.Connection, now: datetime, most: int) -> dict[UUID, Stored]:
-    """Lock and read jobs whose `wake_at` has come, passing over those that somebody else is at."""
+    """Lock and read jobs whose row's `wake_at` has come, passing over those that somebody else is at.
+
+    It may come before the job's own (see `write`): then nothing is due yet.
+    """
     rows = await conn.fetch(
         "SELECT id, revision, state::text FROM orchestrator.jobs WHERE wake_at <= $1 "
         "ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED",
@@ -101,6 +105,16 @@ async def lock_due(conn: asyncpg.Connection, now: datetime, most: int) -> dict[U
         most,
     )
     return {id_: _stored(revision, state) for id_, revision, state in rows}
+
+
+async def sleep_on(conn: asyncpg.Connection, early: Sequence[Stored]) -> None:
+    """Let jobs whose row was to wake them before anything is due sleep until then."""
+    await conn.execute(
+        "UPDATE orchestrator.jobs SET wake_at = to_timestamp(r.wake) FROM unnest($1::uuid[], $2::float8[]) "
+        "AS r (id, wake) WHERE jobs.id = r.id",
+        [stored.job.id for stored in early],
+        [_seconds(stored.job.wake_at) for stored in early],
+    )
 
 
 async def lock_next(
@@ -167,7 +181,9 @@ WITH begun AS (
     WITH ORDINALITY AS k (version, status, degraded, ended, kind)
 ), changed AS (
     UPDATE orchestrator.jobs SET pipeline_version = k.version, status = k.status, degraded = k.degraded,
-        revision = r.revision, state = r.state::json, wake_at = to_timestamp(r.wake), ended_at = to_timestamp(k.ended)
+        revision = r.revision, state = r.state::json, ended_at = to_timestamp(k.ended), wake_at = CASE
+            WHEN jobs.wake_at > $34 AND jobs.wake_at < to_timestamp(r.wake) THEN jobs.wake_at
+            ELSE to_timestamp(r.wake) END
     FROM unnest($17::int[], $18::uuid[], $19::int[], $20::text[], $21::float8[], $22::int[])
         AS r (before, id, revision, state, wake, kind) JOIN kinds k USING (kind)
     WHERE jobs.id = r.id AND jobs.revision = r.before RETURNING 1
@@ -195,7 +211,8 @@ SELECT NULL, NULL, NULL, count(*)::int FROM changed UNION ALL SELECT * FROM coun
 async def write(conn: asyncpg.Connection, changes: Changes) -> dict[Place, int]:
     """Write a transaction's changes down in one statement. Returns the counts that it changed, as they are now.
 
-    A place that was never counted must have a row: see `open_places`.
+    A place that was never counted must have a row: see `open_places`. A row that is to wake its job sooner than it has
+    to stays so: as long as no index has to change, PostgreSQL writes a new version of a row beside the old one.
 
     Raises:
         RevisionConflict: at least one job has another revision than it was read with.
@@ -238,6 +255,7 @@ async def write(conn: asyncpg.Connection, changes: Changes) -> dict[Place, int]:
         [place[1] for place in changes.running],
         [place[2] for place in changes.running],
         list(changes.running.values()),
+        clock.now(),
     )
     if rows[0][3] != len(changed):
         raise RevisionConflict(f"{len(changed) - rows[0][3]} of {len(changed)} jobs were changed by somebody else")

@@ -56,7 +56,7 @@ JOBS: Final = Table(
     Column("degraded", Boolean, nullable=False, server_default=false()),
     Column("revision", Integer, nullable=False),
     Column("state", JSON, nullable=False),  # machine.job.Job
-    Column("wake_at", DateTime(timezone=True)),
+    Column("wake_at", DateTime(timezone=True)),  # not after the job's own, which is later with most of its decisions
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),
     Column("upload_id", Uuid, nullable=False),  # of its state, as the next one: to find it by
@@ -71,12 +71,13 @@ JOBS: Final = Table(
     Index("ix_jobs_subject", "tenant", "subject", postgresql_where=text("subject IS NOT NULL")),
     Index("ix_jobs_kept", "tenant", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index("ix_jobs_degraded", "ended_at", "id", postgresql_where=text("degraded AND status = 'succeeded'")),
+    postgresql_with={"fillfactor": 50},  # room on the page for a row's next version: then its indexes stay as they are
 )
 
 HISTORY: Final = Table(
     "history",
     METADATA,
-    Column("job_id", Uuid, ForeignKey(JOBS.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("job_id", Uuid, primary_key=True),  # no foreign key: it is written in one statement with the job itself
     Column("revision", Integer, primary_key=True),
     Column("at", DateTime(timezone=True), nullable=False),
     Column("input", Text, nullable=False),  # e.g. "Succeeded analyze.1"
