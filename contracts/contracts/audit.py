@@ -24,7 +24,8 @@ from contracts.topology import EVENTS
 class AuditNoted(Message):
     """Somebody did, saw or moved something. It may say who and what by id, and never what a file holds.
 
-    `who` reads `tenant:demo`, `operator:ops` or `room:gpu-bridge`; `action` is a static name (`artifact.read`);
+    `who` reads `tenant:demo`, `operator:ops`, `link:ID`, `room:gpu-bridge`, or `shell:USER` for who acts on the machine
+    itself; `action` is a static name (`artifact.read`);
     `subject` is the id of what it was done to; `tenant` is whose that is.
     """
 

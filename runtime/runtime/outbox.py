@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -24,7 +24,7 @@ from sqlalchemy import ARRAY, Column, DateTime, LargeBinary, MetaData, Table, Te
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.channel import Channel, M
-from contracts.errors import error
+from contracts.errors import SafelightError, error
 from contracts.message import (
     HEADER_ID,
     HEADER_MESSAGE_ID,
@@ -245,6 +245,22 @@ class Outbox:
         if messages:
             await publish(self._js, messages)
             self._confirmed.append(messages[0].message_id)
+
+    async def flush_or_leave(self, messages: Sequence[Outgoing]) -> None:
+        """As `flush`; what the broker does not confirm is left to the sweep."""
+        try:
+            await self.flush(messages)
+        except SafelightError as problem:
+            log.warning("outbox.left_to_sweep", code=problem.code, messages=len(messages))
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[tuple[AsyncConnection, list[Outgoing]]]:
+        """A transaction, and what it has to tell: kept with its commit, then published or left to the sweep."""
+        told: list[Outgoing] = []
+        async with self._engine.begin() as conn:
+            yield conn, told
+            await self.add(conn, told)
+        await self.flush_or_leave(told)
 
     async def sweep(self, age_s: float = SWEEP_AGE_S, row: str | None = None) -> int:
         """Publish rows that their process left behind, or one of them. Replicas share them (SKIP LOCKED).

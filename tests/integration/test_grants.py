@@ -30,7 +30,7 @@ from output import app as output
 from output.settings import Settings as OutputSettings
 from runtime import postgres
 from tests.integration.conftest import SettingsOf, until
-from tests.integration.wire import picture, served, told
+from tests.integration.wire import acts, picture, served, told
 from tests.servers.models import PostgresServer
 
 OPS = "an-operators-key-of-the-tests"
@@ -165,6 +165,17 @@ async def test_the_last_upload_of_a_grant_may_be_sent_again(site: Site) -> None:
     grant, again = await site.grant(key, files=1), str(uuid4())
     first, second = [await site.upload(grant["token"], again=again) for _ in range(2)]
     assert (first.status_code, second.json()) == (202, first.json())
+
+
+async def test_who_makes_and_revokes_a_grant_is_told_to_the_audit(site: Site, nc: Client) -> None:
+    tenant, key = await site.tenant()
+    grant = await site.grant(key, files=3, fields={"subject": "student-4711"})
+    for _ in range(2):
+        await site.ask("POST", f"/v1/grants/{grant['id']}/revoke", key)
+    made, revoked = await acts(nc, grant["id"])
+    assert (made[:2], revoked) == ((f"tenant:{tenant}", "grant.made"), (f"tenant:{tenant}", "grant.revoked", {}))
+    assert sorted(made[2]) == ["bytes_max", "files", "key", "until"]
+    assert (made[2]["files"], made[2]["key"]) == (3, key.split("_")[1])
 
 
 async def test_a_grant_ends_by_time_by_hand_and_with_the_key_that_made_it(site: Site) -> None:

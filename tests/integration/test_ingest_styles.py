@@ -32,7 +32,7 @@ from runtime.outbox import outgoing, publish
 from runtime.vault import sealing
 from stack.styles import cube
 from tests.integration.conftest import SettingsOf, until
-from tests.integration.wire import picture, served, sha256, stored, told
+from tests.integration.wire import acts, picture, served, sha256, stored, told
 
 MINE, THEIRS = "a-key-of-the-tests-1", "a-key-of-the-tests-2"
 LOOK = cube("mono").encode()
@@ -306,6 +306,8 @@ async def test_a_part_is_reached_by_a_signed_link_that_names_it(house: House) ->
     assert 'filename="mono-1.cube"' in found.headers["Content-Disposition"]
     assert "url" in (await house.mine.get("/v1/styles/mono/cube", params={"redirect": "false"})).json()
     assert (await house.mine.get("/v1/styles/mono/report")).status_code == 404, "a built-in style has none"
+    read = [one for one in await acts(house.nc, "mono@1") if one[1] == "style.read"]
+    assert read[-2:] == [("tenant:demo", "style.read", {"part": "cube"})] * 2, "what was not there nobody has read"
     assert (await house.mine.get("/v1/styles/mono/secrets")).status_code == 422
 
 

@@ -28,7 +28,7 @@ from runtime import postgres
 from runtime.keys import Remembered
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.wire import Site, served
-from tests.servers.models import PostgresServer
+from tests.servers.models import NatsServer, PostgresServer
 
 OPS = "an-operators-key-of-the-tests"
 DAY_S = 24 * 3600
@@ -68,6 +68,18 @@ class House:
         body = {"name": "test", **({"scopes": list(scopes)} if scopes else {}), **about}
         found: dict[str, Any] = await self.ask("POST", f"/v1/tenants/{tenant}/keys", json=body, status=201)
         return found
+
+    async def audit(self, key: str, subject: str, lines: int, within_s: float = 20.0) -> list[dict[str, Any]]:
+        """What the orchestrator's table says of a subject, oldest first, once it has so many lines."""
+
+        async def there() -> list[dict[str, Any]] | None:
+            found: list[dict[str, Any]] = (await self.there("GET", "/v1/audit", key, params={"subject": subject}))[
+                "items"
+            ]
+            return found[::-1] if len(found) >= lines else None
+
+        table: list[dict[str, Any]] = await until(there, within_s)
+        return table
 
     async def keys(self, tenant: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self.ask("GET", f"/v1/tenants/{tenant}/keys"))["items"]
@@ -240,6 +252,62 @@ async def test_the_right_id_with_another_secret_opens_nothing(house: House) -> N
     forged = keys.signed(made["key"][:17] + "0" * 32)
     assert keys.read(forged), "it looks like one"
     await house.there("GET", "/v1/batches", forged, 401)
+
+
+async def test_what_operators_do_to_tenants_and_keys_is_in_the_audit(house: House) -> None:
+    ops = (await house.ask("POST", "/v1/tenants/-/keys", json={"name": "reads the audit"}, status=201))["key"]
+    tenant = await house.tenant()
+    await house.ask("PATCH", f"/v1/tenants/{tenant}", ops, json={"title": "Anna Müller", "options": {"crop": "4:5"}})
+    made = await house.key(tenant, "read", lives_s=DAY_S)
+    where = f"/v1/tenants/{tenant}/keys/{made['id']}"
+    next_ = await house.ask("POST", f"{where}/rotate", json={"overlap_s": 0}, status=201)
+    for _ in range(2):
+        await house.ask("POST", f"{where}/revoke")
+    await house.ask("POST", f"{where}/rotate", status=409)
+    lines = await house.audit(ops, tenant, 2) + await house.audit(ops, made["id"], 3)
+    assert [(line["who"].partition(":")[0], line["action"], line["room"], line["tenant"]) for line in lines] == [
+        ("operator", action, "ingest", tenant)
+        for action in ("tenant.made", "tenant.changed", "key.made", "key.rotated", "key.revoked")
+    ], "who comes second does nothing, and what was refused was not done"
+    about = [line["details"] for line in lines]
+    assert about[1] == {"changed": ["options", "title"]}, "what a person wrote is not in it"
+    assert about[2] == {"scopes": ["read"], "until": made["expires_at"].replace("Z", "+00:00")}
+    assert (about[3]["to"], about[3]["scopes"]) == (next_["id"], ["read"])
+    for secret in (made["key"], next_["key"], ops, "Müller"):
+        assert secret not in str(lines)
+
+
+async def test_no_act_without_its_line_nor_a_line_without_its_act(house: House) -> None:
+    """The line is a row of the act's own transaction: where it cannot be written, nothing is done."""
+    tenant = await house.tenant()
+    made = await house.key(tenant)
+    async with house.engine.begin() as conn:
+        await conn.execute(text("ALTER TABLE ingest.outbox RENAME TO away"))
+    try:
+        await house.ask("POST", f"/v1/tenants/{tenant}/keys", json={"name": "k"}, status=500)
+        await house.ask("POST", f"/v1/tenants/{tenant}/keys/{made['id']}/rotate", status=500)
+        await house.ask("POST", f"/v1/tenants/{tenant}/keys/{made['id']}/revoke", status=500)
+        await house.ask("PATCH", f"/v1/tenants/{tenant}", json={"title": "x"}, status=500)
+    finally:
+        async with house.engine.begin() as conn:
+            await conn.execute(text("ALTER TABLE ingest.away RENAME TO outbox"))
+    assert [(one["id"], one["state"], one["expires_at"]) for one in await house.keys(tenant)] == [
+        (made["id"], "working", None)
+    ]
+    assert (await house.ask("GET", f"/v1/tenants/{tenant}"))["title"] == ""
+
+
+async def test_what_is_done_while_the_broker_is_away_is_in_the_audit_once_it_is_back(
+    house: House, nats_server: NatsServer
+) -> None:
+    ops = (await house.ask("POST", "/v1/tenants/-/keys", json={"name": "reads the audit"}, status=201))["key"]
+    await asyncio.to_thread(nats_server.kill)
+    try:
+        tenant = await house.tenant()
+    finally:
+        await asyncio.to_thread(nats_server.restart)
+    [line] = await house.audit(ops, tenant, 1, within_s=60)
+    assert line["action"] == "tenant.made"
 
 
 async def test_no_key_is_in_a_log(house: House, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:

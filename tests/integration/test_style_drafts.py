@@ -24,12 +24,14 @@ from ingest.app import build
 from ingest.drafts import PHOTOS_MAX, Drafts, Half
 from ingest.pairing import Photo, Role
 from ingest.settings import Settings
+from ingest.tables import OUTBOX
 from ingest.training import archive
 from runtime import postgres
 from runtime.objects import Objects
+from runtime.outbox import Outbox
 from tests.integration.conftest import SettingsOf
 from tests.integration.test_ingest_styles import MINE, THEIRS, House
-from tests.integration.wire import served, told
+from tests.integration.wire import acts, served, told
 
 MIB = 2**20
 BYTES_MAX = 3 * MIB
@@ -64,6 +66,10 @@ def photo(colour: int, taken_at: str | None = None, form: str = "JPEG") -> bytes
     out = io.BytesIO()
     Image.new("RGB", (64, 48), (colour, 90, 255 - colour)).save(out, form, exif=exif)
     return out.getvalue()
+
+
+def drafts_of(house: House) -> Drafts:
+    return Drafts(house.engine, Outbox(house.engine, OUTBOX, house.nc.jetstream()), house.objects, BYTES_MAX)
 
 
 async def drafted(house: House, **about: str) -> str:
@@ -215,7 +221,10 @@ async def test_a_draft_is_its_tenants_and_is_forgotten_when_it_says_so_or_in_tim
         await conn.execute(text("UPDATE ingest.drafts SET expires_at = now() WHERE id = :id"), {"id": UUID(other)})
     refused = await bring(house, other, "after", "a.jpg", photo(1))
     assert (refused.status_code, refused.json()["code"]) == (409, "STATE_CONFLICT")
-    await Drafts(house.engine, house.objects, BYTES_MAX).expire()
+    await drafts_of(house).expire()
+    assert await acts(house.nc, draft) == [("tenant:demo", "draft.made", {}), ("tenant:demo", "draft.discarded", {})]
+    assert (await acts(house.nc, other))[1:] == [("room:ingest", "draft.expired", {})]
+    assert [one[:2] for one in await acts(house.nc, keys[0].rpartition("/")[2])] == [("tenant:demo", "upload.received")]
     assert await rows(house.engine, "SELECT 1 FROM ingest.drafts WHERE id = :id", id=UUID(other)) == []
     assert [await house.objects.size(key) for key in keys] == [None, None]
 
@@ -225,7 +234,7 @@ async def test_a_draft_can_be_trained_when_whoever_packed_it_has_died(house: Hou
     for n in range(5):
         for role in ("before", "after"):
             await bring(house, draft, role, f"{n}.jpg", photo(n))
-    drafts = Drafts(house.engine, house.objects, BYTES_MAX)
+    drafts = drafts_of(house)
     await drafts.claim("demo", UUID(draft))
     assert (await bring(house, draft, "before", "9.jpg", photo(9))).json()["code"] == "STATE_CONFLICT"
     assert (await house.mine.post(f"/v1/styles/drafts/{draft}/train")).status_code == 409

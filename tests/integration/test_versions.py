@@ -9,9 +9,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from nats.aio.client import Client
 
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.rooms import OTHER_KEY, Rooms, opened
+from tests.integration.wire import acts
 from tests.servers.models import NatsServer
 
 
@@ -36,7 +38,9 @@ async def edit(rooms: Rooms, job_id: str, key: str | None = None, **wanted: Any)
     return await rooms.ingest.post(f"/v1/jobs/{job_id}/re-edit", json=wanted, headers=headers)
 
 
-async def test_another_crop_does_the_crop_again_and_what_follows(rooms: Rooms, first: dict[str, Any]) -> None:
+async def test_another_crop_does_the_crop_again_and_what_follows(
+    rooms: Rooms, first: dict[str, Any], nc: Client
+) -> None:
     answer = await edit(rooms, first["id"], crop="4:5")
     assert (answer.status_code, answer.headers["Location"]) == (202, f"/v1/jobs/{answer.json()['job_id']}")
     job = await rooms.ended(answer)
@@ -47,6 +51,8 @@ async def test_another_crop_does_the_crop_again_and_what_follows(rooms: Rooms, f
     assert made_by == {"look": first["id"], "grade": first["id"], "frame": None, "forms": None}
     [frame] = [one for one in rooms.worker.given if str(one.job_id) == job["id"] and one.phase == "frame"]
     assert frame.inputs["image"].key == f"jobs/{first['id']}/grade/1/image.png", "it reads what was there"
+    edits = [about for _, action, about in await acts(nc, job["upload_id"]) if action == "upload.edited"]
+    assert edits == [{"job": job["id"], "edit_of": first["id"], "version": 2, "changed": ["crop"]}]
     await rooms.ended(await edit(rooms, job["id"], crop="5:4"))
 
 

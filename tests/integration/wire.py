@@ -23,6 +23,7 @@ from pydantic import JsonValue
 from skimage import data as photos
 
 from contracts.artifacts import ObjectRef
+from contracts.audit import AUDIT_NOTED
 from contracts.channel import Channel
 from contracts.phases import RunPhase
 from runtime.objects import Objects
@@ -74,6 +75,12 @@ class Told:
 async def told(nc: Client, key: str, stream: str = "EVENTS") -> list[Told]:
     """The stored messages about `key` (a job, or job.phase.attempt), oldest first."""
     return [one for one in await everything(nc, stream) if one.headers.get("ce-subject") == key]
+
+
+async def acts(nc: Client, subject: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Who did what to this, and what is told of it: the lines for the audit, in their order."""
+    lines = [one.body for one in await told(nc, subject) if one.subject == AUDIT_NOTED.subject]
+    return [(line["who"], line["action"], line["details"]) for line in lines]
 
 
 async def everything(nc: Client, stream: str = "EVENTS") -> list[Told]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from contracts.errors import SafelightError, error
 from ingest import options
+from ingest.acts import noted
 from ingest.gate import Bringing, Uploader
 from ingest.options import Form, Options
 from ingest.store import Style
@@ -240,6 +241,8 @@ async def read_part(
         raise error("NOT_FOUND")
     named = f'inline; filename="{PARTS[part].replace("style", f"{style.name}-{style.version}")}"'
     stored, lives = style.objects[part], timedelta(seconds=state.link_s)
+    async with state.outbox.transaction() as (_, told):  # before anybody has it
+        told.append(noted(f"tenant:{tenant}", "style.read", style.reference, style.tenant or None, {"part": part}))
     if stored.sealed and redirect:
         content = await state.objects.get_checked(stored.key, stored.sha256)  # some MB at most
         headers = {"Content-Disposition": named, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

@@ -72,9 +72,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
         memory_bytes=settings.documents_memory_bytes,
         preload=["ingest.pages.pdf"],
     )
-    tenants, grants = Tenants(engine), Grants(engine, Signer(settings.grant_keys.get_secret_value()))
-    app.state.tenants, app.state.askers = tenants, Askers(tenants, grants)
-    app.state.keys.beyond = Remembered(app.state.askers)
+    signer = Signer(settings.grant_keys.get_secret_value())
     try:
         async with (
             httpx.AsyncClient(base_url=settings.orchestrator_url, timeout=2) as orchestrator,
@@ -85,7 +83,10 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             catalog, batches = Catalog(orchestrator), Batches(orchestrator)
             seals = Seals(objects, catalog, [one.strip() for one in settings.sealed_tenants.split(",")])
             scanner = Scanner(settings.clamav, required=settings.clamav_required) if settings.clamav else None
-            drafts = Drafts(engine, objects, settings.upload_bytes_max)
+            tenants, grants = Tenants(engine, outbox), Grants(engine, outbox, signer)
+            app.state.tenants, app.state.askers, app.state.outbox = tenants, Askers(tenants, grants), outbox
+            app.state.keys.beyond = Remembered(app.state.askers)
+            drafts = Drafts(engine, outbox, objects, settings.upload_bytes_max)
             gate = Gate(engine, tenants, grants, Loads(orchestrator), settings.tenant_limits, settings.jobs_open_max)
             app.state.gate = gate
             app.state.uploads = Uploads(

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.errors import error
 from contracts.uploads import Lane, UploadReceived
+from ingest.acts import SOURCE, noted
 from ingest.intake import DECODABLE
 from ingest.options import Options
 from ingest.pairing import Photo, Role
@@ -29,6 +30,7 @@ from ingest.seals import FOLDER as SEALED
 from ingest.tables import DRAFT_PHOTOS, DRAFTS, UPLOADS
 from runtime import clock, logs
 from runtime.objects import Objects
+from runtime.outbox import Outbox
 
 PHOTOS_MAX: Final = 400  # the worker learns from at most 200 pairs
 BYTES_MAX: Final = 2**31 - 2**26  # of all together: their archive must not need the format for larger ones
@@ -69,18 +71,20 @@ class Drafts:
     """The drafts of all tenants. `bytes_max`: what one upload may have, and so all photos of one together."""
 
     engine: AsyncEngine
+    outbox: Outbox
     objects: Objects
     bytes_max: int
 
     async def make(self, tenant: str, name: str, lane: Lane | None) -> Draft:
         """A new, open one."""
         made = Draft(uuid4(), tenant, name, lane, "open", clock.now() + LIVES)
-        async with self.engine.begin() as conn:
+        async with self.outbox.transaction() as (conn, told):
             await conn.execute(
                 insert(DRAFTS).values(
                     id=made.id, tenant=tenant, name=name, lane=lane, state=made.state, expires_at=made.expires_at
                 )
             )
+            told.append(noted(f"tenant:{tenant}", "draft.made", str(made.id), tenant))
         return made
 
     async def find(self, tenant: str, id_: UUID) -> tuple[Draft, list[Half]]:
@@ -123,7 +127,7 @@ class Drafts:
         async with self.engine.connect() as conn:
             if (await conn.execute(select(DRAFTS.c.id).where(which))).one_or_none() is None:
                 raise error("NOT_FOUND")
-        await self._forget(which)
+        await self._forget(which, f"tenant:{tenant}", "draft.discarded")
 
     # -- training -----------------------------------------------------------------------------
 
@@ -151,14 +155,17 @@ class Drafts:
                 await conn.execute(update(DRAFT_PHOTOS).where(which).values(taken_at=taken_at, looked=True))
 
     async def trained(
-        self, conn: AsyncConnection, id_: UUID, token: UUID, upload_id: UUID, job_id: UUID | None
+        self, conn: AsyncConnection, tenant: str, id_: UUID, token: UUID, upload_id: UUID, job_id: UUID | None
     ) -> None:
         """Its photos are in an archive that has a job: they and their names go. Raises STATE_CONFLICT."""
         over = {"state": "trained", "claim": None, "claimed_until": None}
         done = await conn.execute(_claimed(id_, token).values(**over, job_id=job_id, upload_id=upload_id))
         if done.rowcount != 1:
             raise error("STATE_CONFLICT", "another request has trained the draft meanwhile")
-        await conn.execute(delete(UPLOADS).where(UPLOADS.c.id.in_(_photos_of(DRAFTS.c.id == id_))))
+        photos = await conn.execute(delete(UPLOADS).where(UPLOADS.c.id.in_(_photos_of(DRAFTS.c.id == id_))))
+        about = {"upload": str(upload_id), "photos": photos.rowcount}
+        line = noted(f"tenant:{tenant}", "draft.trained", str(id_), tenant, about)
+        await self.outbox.add(conn, [line])  # published by the sweep
 
     async def remove(self, photos: Sequence[tuple[UUID, str]]) -> None:
         """Delete what was stored of photos (id, key) that are no uploads any more, sealed ones with their keys."""
@@ -171,7 +178,7 @@ class Drafts:
 
     async def expire(self) -> None:
         """Forget the drafts whose time is over."""
-        await self._forget(DRAFTS.c.expires_at <= func.now())
+        await self._forget(DRAFTS.c.expires_at <= func.now(), f"room:{SOURCE}", "draft.expired")
 
     async def expire_forever(self) -> None:
         """At a calm pace, until cancelled."""
@@ -182,13 +189,14 @@ class Drafts:
                 log.warning("drafts.not_expired", error=type(problem).__name__)
             await asyncio.sleep(EXPIRE_EVERY_S)
 
-    async def _forget(self, which: ColumnElement[bool]) -> None:
-        async with self.engine.begin() as conn:
+    async def _forget(self, which: ColumnElement[bool], who: str, action: str) -> None:
+        async with self.outbox.transaction() as (conn, told):
             gone = await conn.execute(
                 delete(UPLOADS).where(UPLOADS.c.id.in_(_photos_of(which))).returning(UPLOADS.c.id, UPLOADS.c.key)
             )
             photos = [(row.id, row.key) for row in gone]
-            await conn.execute(delete(DRAFTS).where(which))
+            drafts = await conn.execute(delete(DRAFTS).where(which).returning(DRAFTS.c.id, DRAFTS.c.tenant))
+            told += [noted(who, action, str(draft.id), draft.tenant) for draft in drafts]
         await self.remove(photos)
 
     async def _open(self, conn: AsyncConnection, tenant: str, options: Options, *, lock: bool) -> UUID:

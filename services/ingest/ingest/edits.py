@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -27,14 +27,13 @@ from contracts.errors import error
 from contracts.jobs import Status
 from contracts.uploads import UPLOAD_RECEIVED, UploadReceived
 from ingest import store
+from ingest.acts import SOURCE, noted
 from ingest.options import CHANGEABLE, read_options
 from ingest.styles import KINDS, Styles
-from ingest.uploads import SOURCE
-from runtime import clock, logs, telemetry
-from runtime.outbox import Outbox, outgoing
+from runtime import clock, telemetry
+from runtime.outbox import Outbox, Outgoing, outgoing
 
 VERSIONS_MAX: Final = 200  # of one upload: all of them are shown at once
-log = logs.get()
 
 
 class EditAnswer(BaseModel):
@@ -103,7 +102,7 @@ class Edits:
             edit_of=job_id,
             received_at=clock.now(),
         )
-        return await self._commit(edit, idempotency_key, fingerprint)
+        return await self._commit(edit, sorted(wanted), idempotency_key, fingerprint)
 
     async def _base(self, tenant: str, job_id: UUID) -> _Base:
         try:
@@ -119,7 +118,9 @@ class Edits:
             raise error("STATE_CONFLICT", f"the job is {base.status}; one that has succeeded can be edited")
         return base
 
-    async def _commit(self, edit: UploadReceived, idempotency_key: str | None, fingerprint: str) -> EditAnswer:
+    async def _commit(
+        self, edit: UploadReceived, changed: Sequence[str], idempotency_key: str | None, fingerprint: str
+    ) -> EditAnswer:
         async with self.engine.connect() as conn:
             version = await store.next_version(conn, edit.tenant, edit.upload_id)
             if version is None:
@@ -137,11 +138,11 @@ class Edits:
             message = outgoing(
                 UPLOAD_RECEIVED, edit, message_id=_message_id(answer), key=str(edit.job_id), source=SOURCE
             )
+            messages = [message, _noted(edit, changed)]
             await store.insert_version(conn, edit)
-            await self.outbox.add(conn, [message])
+            await self.outbox.add(conn, messages)
             await conn.commit()
-        await self.outbox.flush([message])
-        log.info("upload.edited", job=str(edit.job_id), edit_of=str(edit.edit_of), version=version)
+        await self.outbox.flush(messages)
         return answer
 
     async def _repeat(self, known: store.Answered, fingerprint: str) -> EditAnswer:
@@ -173,6 +174,17 @@ def _answer(edit: UploadReceived) -> EditAnswer:
         trace_id=telemetry.trace_id(telemetry.traceparent()),
         status=Status.QUEUED,
     )
+
+
+def _noted(edit: UploadReceived, changed: Sequence[str]) -> Outgoing:
+    """The audit's line of it: which options were to be others, and not what they are."""
+    about = {
+        "job": str(edit.job_id),
+        "edit_of": str(edit.edit_of),
+        "version": edit.version,
+        "changed": list(changed),
+    }
+    return noted(f"tenant:{edit.tenant}", "upload.edited", str(edit.upload_id), edit.tenant, about)
 
 
 def _message_id(answer: EditAnswer) -> str:

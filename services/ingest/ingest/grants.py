@@ -25,13 +25,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.errors import error
+from ingest.acts import noted
 from ingest.tables import GRANTS, KEYS
-from runtime import clock, logs
+from runtime import clock
 from runtime.keys import GRANT_PREFIX, Asker
+from runtime.outbox import Outbox
 
 SECRET_CHARS_MIN: Final = 32
 _PART: Final = re.compile(r"[A-Za-z0-9_-]{1,1024}")
-log = logs.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Grants:
     """The rows."""
 
     engine: AsyncEngine
+    outbox: Outbox
     signer: Signer
 
     async def make(self, asker: Asker, **allowed: Any) -> Grant:
@@ -152,9 +154,11 @@ class Grants:
         row = insert(GRANTS).values(
             id=uuid4(), tenant=asker.tenant, made_by=asker.who, key_id=asker.key, used=0, **allowed
         )
-        async with self.engine.begin() as conn:
+        async with self.outbox.transaction() as (conn, told):
             made = Grant(**(await conn.execute(row.returning(*_COLUMNS))).one()._mapping)
-        log.info("grant.made", grant=str(made.id), tenant=made.tenant, files=made.files)
+            until = made.expires_at.isoformat()
+            about = {"key": asker.key, "files": made.files, "bytes_max": made.bytes_max, "until": until}
+            told.append(noted(f"tenant:{made.tenant}", "grant.made", str(made.id), made.tenant, about))
         return made
 
     async def one(self, tenant: str, id_: UUID) -> Grant:
@@ -165,8 +169,10 @@ class Grants:
         """Let nothing more come with it. Raises NOT_FOUND."""
         columns = GRANTS.c
         mine = (columns.id == id_) & (columns.tenant == tenant)
-        async with self.engine.begin() as conn:
-            await conn.execute(update(GRANTS).where(mine, columns.revoked_at.is_(None)).values(revoked_at=clock.now()))
+        working = update(GRANTS).where(mine, columns.revoked_at.is_(None))
+        async with self.outbox.transaction() as (conn, told):
+            if (await conn.execute(working.values(revoked_at=clock.now()))).rowcount:
+                told.append(noted(f"tenant:{tenant}", "grant.revoked", str(id_), tenant))
         return await self.one(tenant, id_)
 
     async def asker(self, token: str) -> Asker | None:

@@ -1,7 +1,7 @@
 """Tenants and their API keys, as rows. Whose a key is, is answered here and nowhere else.
 
 A key's row outlives the key: it says who made it, when it was last used (to the minute), and who took it back.
-Each act is one row's change and one line of log; neither holds the key.
+Each act is one row's change and, in its transaction, one line of the audit; neither holds the key.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from typing import Any, Final
 
 from sqlalchemy import Row, and_, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.errors import error
 from ingest import keys
+from ingest.acts import noted
 from ingest.grants import Grants
 from ingest.tables import KEYS, TENANTS
-from runtime import clock, logs
+from runtime import clock
 from runtime.keys import GRANT_PREFIX, Asker
+from runtime.outbox import Outbox
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a tenant
 USED_TO_THE: Final = timedelta(minutes=1)
-log = logs.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +69,26 @@ class Tenants:
     """What operators do with them."""
 
     engine: AsyncEngine
+    outbox: Outbox
 
     async def make(self, name: str, by: str, **about: Any) -> Tenant:
         """Raises STATE_CONFLICT when there is one of this name."""
         rows = insert(TENANTS).values(name=name, created_by=by, changed_by=by, **about)
-        async with self.engine.begin() as conn:
+        async with self.outbox.transaction() as (conn, told):
             found = (await conn.execute(rows.on_conflict_do_nothing().returning(*_OF_TENANT))).one_or_none()
-        if found is None:
-            raise error("STATE_CONFLICT", "There is a tenant of this name.")
-        log.info("tenant.made", tenant=name, by=by)
+            if found is None:
+                raise error("STATE_CONFLICT", "There is a tenant of this name.")
+            told.append(noted(by, "tenant.made", name, name, {"set": sorted(about)}))
         return Tenant(**found._mapping)
 
     async def change(self, name: str, by: str, **about: Any) -> Tenant:
         """Raises NOT_FOUND."""
         change = update(TENANTS).where(TENANTS.c.name == name).values(changed_by=by, changed_at=clock.now(), **about)
-        async with self.engine.begin() as conn:
+        async with self.outbox.transaction() as (conn, told):
             found = (await conn.execute(change.returning(*_OF_TENANT))).one_or_none()
-        if found is None:
-            raise error("NOT_FOUND")
-        log.info("tenant.changed", tenant=name, by=by, what=sorted(about))
+            if found is None:
+                raise error("NOT_FOUND")
+            told.append(noted(by, "tenant.changed", name, name, {"changed": sorted(about)}))
         return Tenant(**found._mapping)
 
     async def page(self, limit: int, after: str) -> list[Tenant]:
@@ -118,9 +120,14 @@ class Tenants:
         """A row, and the key that is never seen again. Raises NOT_FOUND when there is no such tenant."""
         if tenant is not None:
             await self.one(tenant)
-        return await self._insert(
-            tenant=tenant, created_by=by, name=name, scopes=sorted(set(scopes)), expires_at=expires_at
-        )
+        async with self.outbox.transaction() as (conn, told):
+            made, key = await _insert(
+                conn, tenant=tenant, created_by=by, name=name, scopes=sorted(set(scopes)), expires_at=expires_at
+            )
+            told.append(
+                noted(by, "key.made", made.id, tenant, {"scopes": made.scopes, "until": _until(made.expires_at)})
+            )
+        return made, key
 
     async def keys(self, tenant: str | None) -> list[Key]:
         """Newest first. Raises NOT_FOUND when there is no such tenant."""
@@ -136,7 +143,7 @@ class Tenants:
         Raises NOT_FOUND, STATE_CONFLICT.
         """
         now = clock.now()
-        async with self.engine.begin() as conn:
+        async with self.outbox.transaction() as (conn, told):
             query = select(*_OF_KEY).where(_of(tenant), KEYS.c.id == id_).with_for_update()
             found = (await conn.execute(query)).one_or_none()
             if found is None:
@@ -145,23 +152,28 @@ class Tenants:
                 raise error("STATE_CONFLICT", "A key that does not work any more cannot be rotated.")
             ends = min(filter(None, (found.expires_at, now + overlap)))
             await conn.execute(update(KEYS).where(KEYS.c.id == id_).values(expires_at=ends))
-        lives = found.expires_at - found.created_at if found.expires_at else None
-        return await self._insert(
-            tenant=tenant,
-            created_by=by,
-            name=found.name,
-            scopes=found.scopes,
-            expires_at=now + lives if lives else None,
-            replaces=id_,
-        )
+            lives = found.expires_at - found.created_at if found.expires_at else None
+            made, key = await _insert(
+                conn,
+                tenant=tenant,
+                created_by=by,
+                name=found.name,
+                scopes=found.scopes,
+                expires_at=now + lives if lives else None,
+                replaces=id_,
+            )
+            told.append(
+                noted(by, "key.rotated", id_, tenant, {"to": made.id, "scopes": made.scopes, "until": _until(ends)})
+            )
+        return made, key
 
     async def revoke(self, tenant: str | None, id_: str, by: str) -> Key:
         """Take a key back; one that was taken back stays as it is. Raises NOT_FOUND."""
         mine = and_(_of(tenant), KEYS.c.id == id_)
         working = update(KEYS).where(mine, KEYS.c.revoked_at.is_(None)).values(revoked_at=clock.now(), revoked_by=by)
-        async with self.engine.begin() as conn:
+        async with self.outbox.transaction() as (conn, told):
             if (await conn.execute(working)).rowcount:
-                log.info("key.revoked", key=id_, tenant=tenant, by=by)
+                told.append(noted(by, "key.revoked", id_, tenant))
             found = (await conn.execute(select(*_OF_KEY).where(mine))).one_or_none()
         if found is None:
             raise error("NOT_FOUND")
@@ -180,16 +192,6 @@ class Tenants:
             await conn.execute(_used(given.id))
         return _asker(row)
 
-    async def _insert(self, **values: Any) -> tuple[Key, str]:
-        key = keys.made()
-        given = keys.read(key)
-        assert given is not None
-        row = insert(KEYS).values(id=given.id, sha256=given.sha256, **values).returning(*_OF_KEY)
-        async with self.engine.begin() as conn:
-            made = Key(**(await conn.execute(row)).one()._mapping)
-        log.info("key.made", key=made.id, tenant=made.tenant, scopes=made.scopes, by=made.created_by)
-        return made, key
-
 
 @dataclass(frozen=True, slots=True)
 class Askers:
@@ -201,6 +203,18 @@ class Askers:
     async def __call__(self, key: str) -> Asker | None:
         """Raises DATABASE_UNAVAILABLE."""
         return await (self.grants if key.startswith(GRANT_PREFIX) else self.tenants).asker(key)
+
+
+async def _insert(conn: AsyncConnection, **values: Any) -> tuple[Key, str]:
+    key = keys.made()
+    given = keys.read(key)
+    assert given is not None
+    row = insert(KEYS).values(id=given.id, sha256=given.sha256, **values).returning(*_OF_KEY)
+    return Key(**(await conn.execute(row)).one()._mapping), key
+
+
+def _until(ends: datetime | None) -> str | None:
+    return ends.isoformat() if ends else None
 
 
 def _of(tenant: str | None) -> Any:

@@ -107,7 +107,7 @@ class Training:
             raise
 
         async def trained(conn: AsyncConnection, answer: UploadAnswer) -> None:
-            await self.drafts.trained(conn, draft.id, token, answer.upload_id, answer.job_id)
+            await self.drafts.trained(conn, draft.tenant, draft.id, token, answer.upload_id, answer.job_id)
 
         fields = {"pipeline": TRAINING.pipeline or "", "style_name": draft.name}
         fields |= {"lane": draft.lane} if draft.lane else {}

@@ -15,19 +15,19 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.artifacts import ObjectRef
-from contracts.audit import AUDIT_NOTED, AuditNoted
 from contracts.batches import Duplicates
 from contracts.errors import Permanent, error
 from contracts.jobs import Status
 from contracts.uploads import UPLOAD_RECEIVED, UploadReceived, subject_reference
 from ingest import store
+from ingest.acts import SOURCE, noted
 from ingest.batches import Batches
 from ingest.catalog import Catalog
 from ingest.drafts import Drafts
@@ -43,7 +43,6 @@ from runtime import clock, logs, telemetry
 from runtime.objects import Objects
 from runtime.outbox import Outbox, Outgoing, outgoing
 
-SOURCE: Final = "ingest"
 log = logs.get()
 
 
@@ -186,8 +185,9 @@ class Uploads:
                 received_at=clock.now(),
             )
             messages = [_message(received), _noted(received)]
-            if asked.draft:  # it is kept, but there is no job yet, and nobody is told
-                received, messages = received.model_copy(update={"job_id": None}), []
+            if asked.draft:  # it is kept, but there is no job yet, and nobody but the audit is told
+                received = received.model_copy(update={"job_id": None})
+                messages = [_noted(received)]
             async with self.engine.connect() as conn:
                 winner, answer = await self._insert(
                     conn, idempotency_key, fingerprint, received, messages, asked, duplicates
@@ -215,7 +215,7 @@ class Uploads:
         if answer.duplicate:
             await self.published(answer.upload_id)
         else:
-            await self.outbox.flush(messages)
+            await (self.outbox.flush if received.job_id else self.outbox.flush_or_leave)(messages)
             log.info("upload.received", job=str(received.job_id), size=original.size, media_type=original.media_type)
         return answer
 
@@ -327,17 +327,20 @@ def _message(received: UploadReceived) -> Outgoing:
 
 def _noted(received: UploadReceived) -> Outgoing:
     """The audit's line of it."""
-    line = AuditNoted(
-        id=uuid5(received.upload_id, "received"),
+    return noted(
+        f"tenant:{received.tenant}",
+        "upload.received",
+        str(received.upload_id),
+        received.tenant,
+        {
+            "job": str(received.job_id) if received.job_id else None,
+            "size": received.original.size,
+            "pipeline": received.pipeline,
+            "grant": str(received.grant_id) if received.grant_id else None,
+        },
+        id_=uuid5(received.upload_id, "received"),
         at=received.received_at,
-        room=SOURCE,
-        who=f"tenant:{received.tenant}",
-        action="upload.received",
-        subject=str(received.upload_id),
-        tenant=received.tenant,
-        details={"job": str(received.job_id), "size": received.original.size, "pipeline": received.pipeline},
     )
-    return outgoing(AUDIT_NOTED, line, message_id=str(line.id), key=line.subject, source=SOURCE)
 
 
 def _answer(received: UploadReceived) -> UploadAnswer:
