@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from contracts.audit import AUDIT_NOTED
 from contracts.errors import error
 from contracts.phases import RUN_STYLE
 from gpu_bridge import api, policy, terms
@@ -30,10 +31,11 @@ from gpu_bridge.vendors import Vendors
 from runtime import postgres, service
 from runtime.http import BODY_BYTES_MAX
 from runtime.objects import Objects
+from runtime.outbox import Outbox
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.ledger_desk import Scripted
 from tests.integration.provider_conformance import INVERSE
-from tests.integration.wire import command, outcome, picture, send, served, stored
+from tests.integration.wire import acts, command, outcome, picture, send, served, stored, told
 
 OPS, DEMO = "ops-key-0123456789", "demo-key-0123456789"
 
@@ -44,6 +46,7 @@ class Site:
 
     http: httpx.AsyncClient
     engine: AsyncEngine
+    outbox: Outbox
     objects: Objects
 
     async def ask(self, method: str, path: str, status: int = 200, **about: Any) -> Any:
@@ -76,8 +79,9 @@ async def site(prepared: object, settings_of: SettingsOf) -> AsyncIterator[Site]
     engine = postgres.create_engine(known.postgres_url.get_secret_value(), service="test", connections_max=5)
     objects = Objects(known)
     headers = {"Authorization": f"Bearer {OPS}"}
-    async with served(build(known)) as app, httpx.AsyncClient(base_url=app.url, headers=headers, timeout=60) as http:
-        yield Site(http, engine, objects)
+    bridge = build(known)
+    async with served(bridge) as app, httpx.AsyncClient(base_url=app.url, headers=headers, timeout=60) as http:
+        yield Site(http, engine, bridge.state.use_cases.outbox, objects)
     await engine.dispose()
     objects.close()
 
@@ -122,20 +126,53 @@ async def test_a_provider_that_is_stopped_takes_no_work_until_it_is_resumed(site
     assert (done["mode"], done["why"], {f["takes_work"] for f in done["functions"]}) == ("working", "", {True})
 
 
+async def test_what_operators_say_of_a_provider_is_told_to_the_audit_with_the_reason(site: Site, nc: Client) -> None:
+    async def lines() -> list[tuple[str, ...]]:
+        found = [one.body for one in await told(nc, "modal") if one.subject == AUDIT_NOTED.subject]
+        return [(line["room"], line["who"], line["action"], line["why"]) for line in found]
+
+    before = await lines()
+    for what, reason in (
+        ("resume", ""),  # it works: nothing is changed
+        ("pause", "prices"),
+        ("pause", "prices"),
+        ("pause", "outage"),
+        ("drain", "outage"),
+        ("resume", "over"),
+    ):
+        await site.ask("POST", f"/modal/{what}", json={"reason": reason})
+    who = ("gpu-bridge", "operator:ada")
+    assert (await lines())[len(before) :] == [
+        (*who, "provider.paused", "prices"),
+        (*who, "provider.paused", "outage"),
+        (*who, "provider.drained", "outage"),
+        (*who, "provider.resumed", "over"),
+    ]
+
+
+async def test_a_provider_is_not_paused_without_its_line(site: Site) -> None:
+    await site.run("ALTER TABLE gpu_bridge.outbox RENAME TO away")
+    try:
+        await site.ask("POST", "/local/pause", 500, json={"reason": "ill"})
+    finally:
+        await site.run("ALTER TABLE gpu_bridge.away RENAME TO outbox")
+    assert (await site.provider())["mode"] == "working"
+
+
 async def test_who_comes_while_it_is_paused_is_deferred_and_served_once_it_is_resumed(site: Site, nc: Client) -> None:
     image = await stored(site.objects, picture(), "image/jpeg")
     lut = await stored(site.objects, INVERSE.encode(), "application/x-cube-lut")
     await site.ask("POST", "/local/pause", json={"reason": "maintenance"})
     given = command("style", inputs={"image": image, "lut": lut})
-    told = await outcome(nc, await send(nc, RUN_STYLE, given))
-    assert (told.subject, told.body["provider"], told.body["code"]) == (
+    ended = await outcome(nc, await send(nc, RUN_STYLE, given))
+    assert (ended.subject, ended.body["provider"], ended.body["code"]) == (
         "evt.phase.v1.deferred",
         "local",
         "PROVIDER_UNAVAILABLE",
     )
     await site.ask("POST", "/local/resume", json={"reason": "done"})
-    told = await outcome(nc, await send(nc, RUN_STYLE, given.model_copy(update={"attempt": 2})))
-    assert told.subject == "evt.phase.v1.succeeded"
+    ended = await outcome(nc, await send(nc, RUN_STYLE, given.model_copy(update={"attempt": 2})))
+    assert ended.subject == "evt.phase.v1.succeeded"
 
 
 async def test_a_provider_that_is_not_set_up_can_be_paused_before_it_is(site: Site) -> None:
@@ -241,8 +278,9 @@ async def test_costs_of_what_cannot_be_are_refused(site: Site, asked: dict[str, 
 # -- a test call ------------------------------------------------------------------------------------
 
 
-async def test_a_test_call_goes_the_whole_way(site: Site) -> None:
+async def test_a_test_call_goes_the_whole_way(site: Site, nc: Client) -> None:
     found = await site.ask("POST", "/local/test")
+    assert ("operator:ada", "provider.tested", {}) in await acts(nc, "local"), "it is paid for"
     assert (found["provider"], found["ok"], found["code"]) == ("local", True, None)
     assert (found["engine"], found["device"]) == ("cube-lut@2", "cpu")
     assert found["submit_s"] >= 0
@@ -267,7 +305,7 @@ async def scripted(
     @contextlib.asynccontextmanager
     async def compose(app: FastAPI) -> AsyncIterator[None]:
         vendors = Vendors([provider], terms.read(), policy.read(), 1)
-        app.state.use_cases = api.UseCases(site.engine, vendors, MarkStore(objects), still_there_s=0.05)
+        app.state.use_cases = api.UseCases(site.engine, site.outbox, vendors, MarkStore(objects), still_there_s=0.05)
         yield
         objects.close()
 

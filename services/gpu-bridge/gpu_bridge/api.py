@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import SafelightError, error
 from gpu_bridge import smoke, store
+from gpu_bridge.acts import noted
 from gpu_bridge.catalog import FUNCTIONS
 from gpu_bridge.marks import MarkStore
 from gpu_bridge.policy import Policy
@@ -24,6 +25,7 @@ from gpu_bridge.providers.port import Provider, Unavailable
 from gpu_bridge.vendors import WORKING, Mode, Vendors, known_functions, set_mode
 from runtime import clock, logs
 from runtime.http import Bounded, Operator, Reason, responses
+from runtime.outbox import Outbox
 
 log = logs.get()
 STILL_THERE_S: Final = 10.0  # a proxy waits a minute for a byte, our client 45 s
@@ -35,6 +37,7 @@ class UseCases:
     """Everything that a route may call. `still_there_s`: how often a long answer says that it is still to come."""
 
     engine: AsyncEngine
+    outbox: Outbox
     vendors: Vendors
     marks: MarkStore
     still_there_s: float = STILL_THERE_S
@@ -200,7 +203,7 @@ class Tested(BaseModel):
     response_model=Tested,
     responses=responses("UNAUTHENTICATED", "FORBIDDEN", "PROVIDER_UNKNOWN", "REQUEST_INVALID"),
 )
-async def test(hands: Hands, _operator: Operator, name: Named) -> Response:
+async def test(hands: Hands, operator: Operator, name: Named) -> Response:
     """Style a picture of 16 x 16 pixels there, by the whole way: links, claim, result. It is paid for.
 
     A cold start takes minutes: spaces come before the JSON meanwhile, so that nobody on the way takes
@@ -210,6 +213,8 @@ async def test(hands: Hands, _operator: Operator, name: Named) -> Response:
     provider = hands.vendors.named(name)
     if provider is None:
         raise error("PROVIDER_UNKNOWN", "no such provider is set up here")
+    async with hands.outbox.transaction() as (_, told):
+        told.append(noted(f"operator:{operator}", "provider.tested", name))
     # It goes on when the caller leaves: it is bought already, and clears up behind itself.
     task = asyncio.create_task(_tested(provider, hands.marks))
     _testing.add(task)
@@ -257,8 +262,8 @@ async def change(
     known_functions(name)
     mode = Mode(MODES[what], because.reason if because else "", f"operator:{operator}", clock.now())
     async with hands.engine.begin() as conn:
-        await set_mode(conn, name, mode)
-    log.info("provider.mode", provider=name, mode=mode.mode, by=mode.by)
+        told = await set_mode(conn, name, mode)
+    await hands.outbox.flush_or_leave(told)
     async with hands.engine.connect() as conn:
         await hands.vendors.look(conn)
         in_flight = await store.in_flight(conn)

@@ -11,9 +11,10 @@ from fastapi import FastAPI
 
 from contracts import topology
 from gpu_bridge import api, policy, terms
+from gpu_bridge.acts import SOURCE
 from gpu_bridge.erasing import Erasing
 from gpu_bridge.handlers import Handlers
-from gpu_bridge.ledger import LEASE_S, SOURCE, Ledger
+from gpu_bridge.ledger import LEASE_S, Ledger
 from gpu_bridge.marks import MarkStore
 from gpu_bridge.providers.local import BoxProvider, LocalProvider
 from gpu_bridge.providers.port import Provider
@@ -82,7 +83,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             handlers = Handlers(ledger, marks, vendors, arrived, watcher.stop)
             app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]
-            app.state.use_cases = api.UseCases(engine, vendors, marks)
+            app.state.use_cases = api.UseCases(engine, ledger.outbox, vendors, marks)
             await asyncio.gather(ledger.stay_alive(), vendors.feel())  # before anything is leased or given
             async with service.background(
                 app.state.answers.sweep_forever(),

@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
-from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
+from uuid import UUID, uuid4
 
 from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.audit import AUDIT_NOTED, AuditNoted
 from contracts.channel import Channel
 from contracts.costs import COST_NOTED, CostNoted
 from contracts.envelope import SpanRecord
-from contracts.errors import ERRORS, SafelightError
+from contracts.errors import ERRORS
 from contracts.phases import PHASE_DEFERRED, PHASE_FAILED, PHASE_SUCCEEDED, PhaseDeferred, PhaseFailed, PhaseSucceeded
 from gpu_bridge import store, traces
+from gpu_bridge.acts import SOURCE, noted
 from gpu_bridge.call import Call, Kept, Move, Outcome, State, deferred, failed, succeeded
 from gpu_bridge.policy import Declared
 from gpu_bridge.store import Follower, Run
@@ -29,7 +29,6 @@ from gpu_bridge.vendors import paused, set_mode
 from runtime import clock, logs, telemetry
 from runtime.outbox import Outbox, Outgoing, outgoing
 
-SOURCE: Final = "gpu-bridge"
 LEASE_S: Final = 15.0  # a dead bridge's calls move on after this
 FORGET_S: Final = 86_400.0
 CPU: Final = "cpu"  # of devices the one that is no GPU; the own costs nothing
@@ -175,7 +174,8 @@ class Ledger:
         """The provider does not accept our credentials: nobody is to ask it before an operator says so."""
         log.error("provider.paused", provider=name, why=why)
         async with self.engine.begin() as conn:
-            await set_mode(conn, name, paused(why))
+            told = await set_mode(conn, name, paused(why))
+        await self.publish(told)
 
     async def stay_alive(self) -> None:
         """Keep every lease of this process."""
@@ -186,10 +186,7 @@ class Ledger:
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """After the commit; what the broker does not confirm is left to the sweep."""
-        try:
-            await self.outbox.flush(messages)
-        except SafelightError as problem:
-            log.warning("outbox.left_to_sweep", code=problem.code, messages=len(messages))
+        await self.outbox.flush_or_leave(messages)
 
     def _lost(self, call: Call) -> bool:
         log.warning("call.not_ours", key=call.key, epoch=call.epoch)
@@ -251,7 +248,7 @@ async def _cost(conn: AsyncConnection, call: Call, run: Run, now: datetime) -> l
     if bill is None or not bill.billed_s or (device == CPU and bill.cost == 0):
         return []
     payer = await store.asked_first(conn, call.key)
-    noted = CostNoted(
+    billed = CostNoted(
         call=call.key,
         epoch=call.epoch,
         tenant=call.tenant,
@@ -265,7 +262,7 @@ async def _cost(conn: AsyncConnection, call: Call, run: Run, now: datetime) -> l
         priced_on=bill.priced_on,
         at=now,
     )
-    return [outgoing(COST_NOTED, noted, message_id=noted.id, key=str(noted.job_id), source=SOURCE)]
+    return [outgoing(COST_NOTED, billed, message_id=billed.id, key=str(billed.job_id), source=SOURCE)]
 
 
 def _moved(call: Call, regions: Sequence[str], objects: Sequence[str]) -> Outgoing:
@@ -273,15 +270,12 @@ def _moved(call: Call, regions: Sequence[str], objects: Sequence[str]) -> Outgoi
 
     No region: the provider may run anywhere. Told again, it is the same line.
     """
-    name = f"{call.key}.{call.epoch}.moved"
-    line = AuditNoted(
-        id=uuid5(NAMESPACE_OID, name),
-        at=clock.now(),
-        room=SOURCE,
-        who=f"provider:{call.provider}",
-        action="data.moved",
-        subject=call.key,
-        tenant=call.tenant,
+    return noted(
+        f"provider:{call.provider}",
+        "data.moved",
+        call.key,
+        call.tenant,
+        name=f"{call.key}.{call.epoch}.moved",
         details={
             "function": call.function,
             "epoch": call.epoch,
@@ -292,4 +286,3 @@ def _moved(call: Call, regions: Sequence[str], objects: Sequence[str]) -> Outgoi
             "sensitive": call.sensitive,
         },
     )
-    return outgoing(AUDIT_NOTED, line, message_id=name, key=call.key, source=SOURCE)

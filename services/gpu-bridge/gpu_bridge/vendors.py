@@ -13,15 +13,17 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.errors import ERRORS, SafelightError, error
+from gpu_bridge.acts import SOURCE, noted
 from gpu_bridge.breaker import Breaker
 from gpu_bridge.call import Call
 from gpu_bridge.catalog import FUNCTIONS, Function
 from gpu_bridge.policy import Policy
 from gpu_bridge.providers.port import Available, Provider, Unavailable
-from gpu_bridge.tables import PROVIDERS
+from gpu_bridge.tables import OUTBOX, PROVIDERS
 from gpu_bridge.terms import Limits, Terms
 from gpu_bridge.turns import Opening
 from runtime import clock, logs
+from runtime.outbox import Outgoing, insert_parcel, parcel
 
 HEALTH_EVERY_S: Final = 5.0
 HEALTH_S: Final = 5.0
@@ -30,6 +32,7 @@ PAUSED_S: Final = 60.0  # who is deferred because an operator paused the provide
 COOL_S: Final = 10.0  # after a provider that said "too many"
 SAFELIGHT: Final = "safelight"
 WORKING: Final = "working"
+_ACTIONS: Final = {WORKING: "provider.resumed", "paused": "provider.paused", "draining": "provider.drained"}
 log = logs.get()
 
 
@@ -181,11 +184,22 @@ def paused(why: str) -> Mode:
     return Mode("paused", why, SAFELIGHT, clock.now())
 
 
-async def set_mode(conn: AsyncConnection, name: str, mode: Mode) -> None:
-    """Keep what was said of a provider, for every process."""
+async def set_mode(conn: AsyncConnection, name: str, mode: Mode) -> list[Outgoing]:
+    """Keep what was said of a provider, for every process, with its line of the audit, which may be published then.
+
+    Who says what is said already changes nothing, and there is no line of it.
+    """
+    known = select(PROVIDERS.c.mode, PROVIDERS.c.why).where(PROVIDERS.c.name == name).with_for_update()
+    said = (await conn.execute(known)).one_or_none()
+    if (said.mode, said.why) == (mode.mode, mode.why) if said else mode.mode == WORKING:
+        return []
     values = {"mode": mode.mode, "why": mode.why, "by": mode.by, "at": mode.at}
     row = insert(PROVIDERS).values(name=name, **values)
     await conn.execute(row.on_conflict_do_update(index_elements=["name"], set_=values))
+    who = f"room:{SOURCE}" if mode.by == SAFELIGHT else mode.by
+    lines = [noted(who, _ACTIONS[mode.mode], name, at=mode.at, why=mode.why)]
+    await conn.exec_driver_sql(insert_parcel(OUTBOX.fullname), parcel(lines))
+    return lines
 
 
 def known_functions(name: str) -> list[Function]:

@@ -18,9 +18,10 @@ from contracts.envelope import VOID, CallResponse, Claim, ItemResult, Progress, 
 from contracts.errors import SafelightError
 from contracts.phases import PHASE_PROGRESSED, PhaseProgressed
 from gpu_bridge import store
+from gpu_bridge.acts import SOURCE
 from gpu_bridge.call import Call, State, about, kept, numbers, overdue, shown
 from gpu_bridge.catalog import Function
-from gpu_bridge.ledger import SOURCE, Ledger
+from gpu_bridge.ledger import Ledger
 from gpu_bridge.marks import MarkStore
 from gpu_bridge.providers.port import Broken, Ended, News, Pending, Provider
 from gpu_bridge.store import Run
