@@ -10721,7 +10721,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            /** @description BROKER_UNAVAILABLE: The message broker does not answer. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -10793,7 +10793,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            /** @description BROKER_UNAVAILABLE: The message broker does not answer. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -10925,7 +10925,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            /** @description BROKER_UNAVAILABLE: The message broker does not answer. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -11005,7 +11005,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            /** @description BROKER_UNAVAILABLE: The message broker does not answer. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -11088,7 +11088,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            /** @description BROKER_UNAVAILABLE: The message broker does not answer. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -11167,7 +11167,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            /** @description BROKER_UNAVAILABLE: The message broker does not answer. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -11387,7 +11387,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            /** @description BROKER_UNAVAILABLE: The message broker does not answer. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -11470,7 +11470,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            /** @description BROKER_UNAVAILABLE: The message broker does not answer. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -11835,7 +11835,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description SERVICE_UNAVAILABLE: A service behind this address does not answer. */
+            /** @description BROKER_UNAVAILABLE: The message broker does not answer. */
             503: {
                 headers: {
                     [name: string]: unknown;

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from nats.aio.client import Client
 from sqlalchemy import text
 
 from contracts.artifacts import ObjectRef
@@ -20,7 +21,8 @@ from output.settings import Settings
 from output.signing import SigningKeys
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.output_desk import KEYS, Output, desk, project
-from tests.integration.wire import stored
+from tests.integration.wire import acts, stored
+from tests.servers.models import NatsServer
 from tests.unit.output.stories import START, Story, artifact
 
 
@@ -111,14 +113,19 @@ async def test_a_single_use_is_not_used_up_by_what_cannot_be_read(output: Output
     assert (await anybody.get(path)).content == content
 
 
-async def test_a_link_that_has_expired_or_is_revoked_says_so(output: Output, anybody: httpx.AsyncClient) -> None:
+async def test_a_link_that_has_expired_or_is_revoked_says_so(
+    output: Output, anybody: httpx.AsyncClient, nc: Client
+) -> None:
     story, _ = await finished(output)
     path = await link(output, story)
     where = f"/v1/jobs/{story.job_id}/links"
     [shown] = (await output.client.get(where)).json()["items"]
     assert (shown["state"], shown["artifacts"], "url" in shown) == ("working", ["web.jpg"], False)
     assert (await output.stranger.delete(f"/v1/links/{shown['id']}")).status_code == 404
-    assert (await output.client.delete(f"/v1/links/{shown['id']}")).status_code == 204
+    for _ in range(2):
+        assert (await output.client.delete(f"/v1/links/{shown['id']}")).status_code == 204
+    [revocation] = await acts(nc, shown["id"])
+    assert revocation == (f"tenant:{story.tenant}", "link.revoked", {}), "the second time nothing was done"
     revoked = await anybody.get(path)
     assert (revoked.status_code, revoked.json()["code"]) == (410, "LINK_REVOKED")
 
@@ -218,3 +225,33 @@ async def test_a_client_that_goes_away_stops_the_reading(output: Output) -> None
             break
     await output.site.quiet()
     await until(lambda: not [t for t in asyncio.all_tasks() if "_first" in repr(t.get_coro())])
+
+
+async def test_while_the_broker_is_away_nobody_is_given_or_changes_anything(
+    output: Output, anybody: httpx.AsyncClient, nats_server: NatsServer
+) -> None:
+    story, _ = await finished(output, batch=(batch := uuid4()))
+    path, where = await link(output, story), f"/v1/jobs/{story.job_id}"
+    [shown] = (await output.client.get(f"{where}/links")).json()["items"]
+    hooks = (await output.client.get("/v1/webhooks")).json()
+    asked: list[tuple[str, str, Any]] = [
+        ("GET", f"{where}/artifacts/web.jpg", None),
+        ("GET", f"/v1/batches/{batch}/zip", None),
+        ("POST", f"{where}/links", {"artifacts": ["web.jpg"]}),
+        ("DELETE", f"/v1/links/{shown['id']}", None),
+        ("POST", "/v1/webhooks", {"url": "https://example.com/"}),
+    ]
+    await asyncio.to_thread(nats_server.kill)
+    try:
+        refused = [await output.client.request(method, url, json=body) for method, url, body in asked]
+        refused.append(await anybody.get(path))
+        assert [(one.status_code, one.json()["code"]) for one in refused] == [(503, "BROKER_UNAVAILABLE")] * 6
+        assert (await output.client.get(f"{where}/links")).json()["items"] == [shown], "none was made, none revoked"
+        assert (await output.client.get("/v1/webhooks")).json() == hooks
+    finally:
+        await asyncio.to_thread(nats_server.restart)
+
+    async def given() -> bool:
+        return (await anybody.get(path)).status_code == 200
+
+    await until(given)

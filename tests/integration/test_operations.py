@@ -298,6 +298,8 @@ async def test_retrying_what_failed_of_a_batch_leaves_the_rest_alone(desk: Desk)
 
 async def test_a_batch_of_another_tenant_is_not_there(desk: Desk) -> None:
     batch = (await desk.post("/v1/batches", status=201))["id"]
+    [line] = await desk.audit(batch)
+    assert (line["who"], line["action"], line["tenant"]) == ("tenant:alice", "batch.make", "alice")
     for who, status in (("bob", 404), ("ops", 200)):
         await desk.get(f"/v1/batches/{batch}", who, status)
         await desk.post(f"/v1/batches/{batch}/cancel", who, status)

@@ -22,6 +22,7 @@ from output.settings import Settings
 from runtime.outbox import Outgoing, outgoing, publish
 from tests.integration.conftest import SettingsOf, until
 from tests.integration.output_desk import KEYS, Output, desk, project
+from tests.integration.wire import acts
 from tests.servers.certificates import self_signed
 from tests.servers.endpoints import Endpoints, Heard, endpoints
 from tests.unit.output.stories import START, Story, whole
@@ -221,7 +222,7 @@ async def test_a_batch_whose_url_is_an_endpoint_s_is_told_there_once(
 
 
 async def test_while_a_secret_is_rotated_the_old_and_the_new_one_verify(
-    output: Output, there: Endpoints, path: str
+    output: Output, there: Endpoints, path: str, nc: Client
 ) -> None:
     async with endpoint(output, there.url(path)) as webhook:
         rotate = f"/v1/webhooks/{webhook['id']}/rotate"
@@ -237,7 +238,9 @@ async def test_while_a_secret_is_rotated_the_old_and_the_new_one_verify(
         with pytest.raises(standardwebhooks.WebhookVerificationError):
             standardwebhooks.Webhook(both["secret"]).verify(told.body, told.headers)
         shown = (await output.client.get(f"/v1/webhooks/{webhook['id']}")).text
+        actions = [action for _, action, _ in await acts(nc, webhook["id"])]
     assert "whsec_" not in shown
+    assert actions == ["webhook.made", "webhook.rotated", "webhook.rotated"]
 
 
 async def test_no_table_holds_a_secret(output: Output, there: Endpoints, path: str) -> None:
@@ -416,7 +419,7 @@ async def test_the_log_is_read_by_status_and_type_on_pages(output: Output, there
 
 
 async def test_endpoints_are_listed_changed_and_deleted_by_their_tenant_alone(
-    output: Output, there: Endpoints, path: str
+    output: Output, there: Endpoints, path: str, nc: Client
 ) -> None:
     async with endpoint(output, there.url(path), description="the shop") as webhook:
         where = f"/v1/webhooks/{webhook['id']}"
@@ -442,6 +445,13 @@ async def test_endpoints_are_listed_changed_and_deleted_by_their_tenant_alone(
         assert (await output.client.delete(where)).status_code == 204
         assert (await output.client.get(where)).status_code == 404
         assert (await output.operator.get("/v1/webhooks")).status_code == 403
+    lines = await acts(nc, webhook["id"])
+    assert [(action, about) for _, action, about in lines] == [
+        ("webhook.made", {"events": webhook["events"]}),
+        ("webhook.changed", {"changed": ["description", "events", "url"]}),
+        ("webhook.changed", {"changed": ["enabled"]}),
+        ("webhook.deleted", {}),
+    ], "what was refused was not done, and no address is told"
 
 
 @pytest.mark.parametrize(

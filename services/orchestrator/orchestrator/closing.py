@@ -31,7 +31,7 @@ from contracts.batches import (
     Duplicates,
 )
 from contracts.channel import Channel
-from contracts.errors import SafelightError, error
+from contracts.errors import error
 from contracts.jobs import Status
 from orchestrator import store
 from orchestrator.audit import Actor, note
@@ -65,7 +65,7 @@ class Closing:
     outbox: Outbox
     js: JetStreamContext
 
-    async def make(self, tenant: str, wanted: Wanted) -> UUID:
+    async def make(self, actor: Actor, tenant: str, wanted: Wanted) -> UUID:
         """A new, open batch. Returns its id."""
         id_, now = uuid4(), clock.now()
         created = BatchCreated(batch_id=id_, tenant=tenant, at=now, webhook=wanted.webhook)
@@ -85,6 +85,7 @@ class Closing:
                 now,
             )
             await store.send(conn, [message])
+            await note(conn, actor, "batch.make", str(id_), tenant=tenant)
         await self._publish([message])
         return id_
 
@@ -184,10 +185,7 @@ class Closing:
         return int(info.ack_floor.stream_seq) if info.ack_floor else 0
 
     async def _publish(self, messages: list[Outgoing]) -> None:
-        try:
-            await self.outbox.flush(messages)
-        except SafelightError as problem:
-            log.warning("outbox.left_to_sweep", code=problem.code, messages=len(messages))
+        await self.outbox.flush_or_leave(messages)
 
 
 _CLOSING: Final = "closed_at IS NOT NULL AND ended_at IS NULL"

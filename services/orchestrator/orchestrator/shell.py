@@ -256,10 +256,7 @@ class Shell:
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish what was committed; what the broker does not confirm is left to the sweep."""
-        try:
-            await self._outbox.flush(messages)
-        except SafelightError as problem:
-            log.warning("outbox.left_to_sweep", code=problem.code, messages=len(messages))
+        await self._outbox.flush_or_leave(messages)
 
     # -- one transaction ----------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.errors import error
 from contracts.jobs import Status
 from output import costs, groups, store
+from output.accesses import note
 from output.costs import BatchCostView
 from output.listen import News
 from output.opened import opened
@@ -172,7 +173,7 @@ async def read_artifact(
         found = await store.artifact(conn, tenant, job_id, name)
     if found is None:
         raise error("NOT_FOUND")
-    await state.accesses.note(f"tenant:{tenant}", tenant, "artifact.read", str(job_id), artifact=name)
+    await note(request, tenant, "artifact.read", job_id, artifact=name)
     if found.sealed:
         if redirect:
             return await opened(state.objects, found, range_)

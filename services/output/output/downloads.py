@@ -9,11 +9,12 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
 from contracts.errors import error
 from output import links, store
+from output.accesses import note
 from output.archive import Archive, members
 from output.opened import opened
 from runtime import clock
@@ -90,7 +91,7 @@ async def make_links(request: Request, tenant: Tenant, job_id: UUID, given: NewL
                 raise error("NOT_FOUND", "The job is not yours, or has no artifact of one of these names.")
         leads_to = [{"job_id": job_id, "artifacts": [name]} for name in names]
         rows = await links.make(conn, tenant, state.signing.current, given.ttl_s, given.single_use, leads_to)
-        await _note(request, tenant, "artifact.linked", job_id, artifacts=", ".join(names), single_use=given.single_use)
+        await note(request, tenant, "artifact.linked", job_id, artifacts=", ".join(names), single_use=given.single_use)
     by_name = {row.artifacts[0]: row for row in rows}
     return MadeLinks(items=[_made(request, by_name[name]) for name in names])
 
@@ -111,7 +112,7 @@ async def make_archive_link(request: Request, tenant: Tenant, batch_id: UUID, gi
             raise error("NOT_FOUND", "The batch is not yours, or has no jobs.")
         leads_to = [{"batch_id": batch_id, "artifacts": list(dict.fromkeys(given.artifacts))}]
         [row] = await links.make(conn, tenant, state.signing.current, given.ttl_s, given.single_use, leads_to)
-        await _note(request, tenant, "artifact.linked", batch_id, single_use=given.single_use)
+        await note(request, tenant, "artifact.linked", batch_id, single_use=given.single_use)
     return _made(request, row)
 
 
@@ -122,11 +123,12 @@ async def list_archive_links(request: Request, tenant: Tenant, batch_id: UUID) -
         return Links(items=[_view(row) for row in await links.of(conn, tenant, batch_id=batch_id)])
 
 
-@router.delete("/v1/links/{link_id}", status_code=204, responses=responses(*_ASKED))
+@router.delete("/v1/links/{link_id}", status_code=204, responses=responses(*_ASKED, "BROKER_UNAVAILABLE"))
 async def revoke_link(request: Request, tenant: Tenant, link_id: UUID) -> Response:
     """Let a link not work any more; a download that runs goes on."""
     async with request.app.state.engine.begin() as conn:
-        await links.revoke(conn, tenant, link_id)
+        if await links.revoke(conn, tenant, link_id):
+            await note(request, tenant, "link.revoked", link_id)
     return Response(status_code=204)
 
 
@@ -173,7 +175,7 @@ async def read_archive(
 ) -> StreamingResponse:
     """A ZIP of a batch's artifacts, written while it is read. Without `artifacts`, what each job's last phase made."""
     answer = await _archive(request, tenant, batch_id, [name for name in artifacts.split(",") if name])
-    await _note(request, tenant, "batch.zipped", batch_id)
+    await note(request, tenant, "batch.zipped", batch_id)
     return answer
 
 
@@ -202,11 +204,6 @@ async def _archive(request: Request, tenant: str, batch_id: UUID, artifacts: lis
         "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(content(), headers=headers, media_type="application/zip")
-
-
-async def _note(request: Request, tenant: str, action: str, subject: UUID, **details: JsonValue) -> None:
-    """In the audit before anybody has it. Raises BROKER_UNAVAILABLE: then nothing is handed out."""
-    await request.app.state.accesses.note(f"tenant:{tenant}", tenant, action, str(subject), **details)
 
 
 def _view(row: Row[Any]) -> LinkView:

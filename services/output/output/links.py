@@ -81,12 +81,15 @@ async def of(
     return list(await conn.execute(query.limit(500)))
 
 
-async def revoke(conn: AsyncConnection, tenant: str, link_id: UUID) -> None:
-    """It does not work any more. Raises NOT_FOUND."""
-    gone = update(LINKS).where(LINKS.c.id == link_id, LINKS.c.tenant == tenant)
-    done = await conn.execute(gone.values(revoked_at=func.coalesce(LINKS.c.revoked_at, func.now())))
-    if not done.rowcount:
+async def revoke(conn: AsyncConnection, tenant: str, link_id: UUID) -> bool:
+    """It does not work any more; False when it was revoked before. Raises NOT_FOUND."""
+    mine = (LINKS.c.id == link_id, LINKS.c.tenant == tenant)
+    gone = update(LINKS).where(*mine, LINKS.c.revoked_at.is_(None)).values(revoked_at=func.now())
+    if (await conn.execute(gone)).rowcount:
+        return True
+    if (await conn.execute(select(LINKS.c.id).where(*mine))).one_or_none() is None:
         raise error("NOT_FOUND")
+    return False
 
 
 async def working(conn: AsyncConnection, link_id: UUID) -> Row[Any]:

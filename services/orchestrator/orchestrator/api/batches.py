@@ -124,12 +124,12 @@ class Acted(BaseModel):
 @router.post(
     "", status_code=201, responses=responses("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID", "PIPELINE_UNKNOWN")
 )
-async def make(hands: Hands, tenant: Tenant, body: NewBatch | None = None) -> BatchView:
+async def make(hands: Hands, asker: Caller, tenant: Tenant, body: NewBatch | None = None) -> BatchView:
     """A new batch. Uploads name it in their form field `batch`, until it is closed."""
     wanted = (body or NewBatch()).wanted()
     if wanted.pipeline is not None and hands.shell.newest(wanted.pipeline) is None:
         raise error("PIPELINE_UNKNOWN")
-    return _view(await _found(hands, tenant, await hands.closing.make(tenant, wanted)))
+    return _view(await _found(hands, tenant, await hands.closing.make(actor(asker, ""), tenant, wanted)))
 
 
 @router.patch("/{batch_id}", responses=responses("UNAUTHENTICATED", "NOT_FOUND", "BATCH_CLOSED", "REQUEST_INVALID"))

@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.errors import error
+from output.accesses import note
 from output.signing import SigningKeys
 from output.webhooks import ledger, store, telling
 from output.webhooks.views import (
@@ -38,10 +39,13 @@ Cursor = Annotated[str | None, Query(max_length=256)]
 MessageId = Annotated[str, Path(pattern=r"^msg_[0-9a-f]{32}$")]
 _ASKED = ("UNAUTHENTICATED", "FORBIDDEN", "REQUEST_INVALID")
 _ABOUT_ONE = (*_ASKED, "NOT_FOUND")
-_REPLAY = (*_ABOUT_ONE, "WEBHOOK_DISABLED")
+_CHANGES = (*_ABOUT_ONE, "BROKER_UNAVAILABLE")
+_REPLAY = (*_CHANGES, "WEBHOOK_DISABLED")
 
 
-@router.post("", status_code=201, responses=responses(*_ASKED, "ADDRESS_REFUSED", "STATE_CONFLICT"))
+@router.post(
+    "", status_code=201, responses=responses(*_ASKED, "ADDRESS_REFUSED", "STATE_CONFLICT", "BROKER_UNAVAILABLE")
+)
 async def make_webhook(request: Request, tenant: Tenant, given: NewWebhook) -> MadeWebhook:
     """A new endpoint. Its secret is shown in this answer alone; it verifies the signatures (Standard Webhooks)."""
     shown_once(request, "secret")
@@ -49,6 +53,7 @@ async def make_webhook(request: Request, tenant: Tenant, given: NewWebhook) -> M
     keys: SigningKeys = request.app.state.signing
     async with _engine(request).begin() as conn:
         row = await store.make(conn, tenant, url, list(given.events), given.description, keys.current)
+        await note(request, tenant, "webhook.made", row.id, events=row.events)
     return MadeWebhook(**store.view(row).model_dump(), secret=_newest(keys, row, row))
 
 
@@ -59,13 +64,14 @@ async def list_webhooks(request: Request, tenant: Tenant, limit: Limit = 50, cur
         return await store.page(conn, tenant, limit, cursor)
 
 
-@router.post("/batch-secret", status_code=201, responses=responses(*_ASKED))
+@router.post("/batch-secret", status_code=201, responses=responses(*_ASKED, "BROKER_UNAVAILABLE"))
 async def rotate_batch_secret(request: Request, tenant: Tenant, given: SecretRotation) -> Secret:
     """The secret of all URLs that this tenant's batches name: first the one that signs already, then a new one."""
     shown_once(request, "secret")
     keys: SigningKeys = request.app.state.signing
     async with _engine(request).begin() as conn:
         row = await store.rotate_batches(conn, tenant, given.overlap_s, keys.current)
+        await note(request, tenant, "webhook.rotated", "batch-secret", overlap_s=given.overlap_s)
     known = {"kind": "batch", "tenant": tenant, "id": None}
     return Secret(secret=_newest(keys, known, row), previous_secret_until=row.previous_until)
 
@@ -77,7 +83,7 @@ async def show_webhook(request: Request, tenant: Tenant, webhook_id: UUID) -> We
         return store.view(await store.one(conn, tenant, webhook_id))
 
 
-@router.patch("/{webhook_id}", responses=responses(*_ABOUT_ONE, "ADDRESS_REFUSED", "STATE_CONFLICT"))
+@router.patch("/{webhook_id}", responses=responses(*_CHANGES, "ADDRESS_REFUSED", "STATE_CONFLICT"))
 async def change_webhook(request: Request, tenant: Tenant, webhook_id: UUID, given: WebhookChange) -> WebhookView:
     """Change an endpoint, disable it, or let one work again that is disabled. What was not told meanwhile stays so."""
     values = given.model_dump(exclude_none=True)
@@ -85,25 +91,31 @@ async def change_webhook(request: Request, tenant: Tenant, webhook_id: UUID, giv
         outside.check_url(values["url"], request.app.state.open)
     if "events" in values:
         values["events"] = sorted(values["events"])
+    changed = sorted(values)
     async with _engine(request).begin() as conn:
-        return store.view(await store.change(conn, tenant, webhook_id, values))
+        row = await store.change(conn, tenant, webhook_id, values)
+        if changed:
+            await note(request, tenant, "webhook.changed", webhook_id, changed=changed)
+    return store.view(row)
 
 
-@router.delete("/{webhook_id}", status_code=204, responses=responses(*_ABOUT_ONE))
+@router.delete("/{webhook_id}", status_code=204, responses=responses(*_CHANGES))
 async def delete_webhook(request: Request, tenant: Tenant, webhook_id: UUID) -> Response:
     """Delete an endpoint and the log of what it was told."""
     async with _engine(request).begin() as conn:
         await store.delete(conn, tenant, webhook_id)
+        await note(request, tenant, "webhook.deleted", webhook_id)
     return Response(status_code=204)
 
 
-@router.post("/{webhook_id}/rotate", status_code=201, responses=responses(*_ABOUT_ONE, "STATE_CONFLICT"))
+@router.post("/{webhook_id}/rotate", status_code=201, responses=responses(*_CHANGES, "STATE_CONFLICT"))
 async def rotate_secret(request: Request, tenant: Tenant, webhook_id: UUID, given: SecretRotation) -> Secret:
     """A new secret, shown in this answer alone; for `overlap_s` every delivery has two signatures."""
     shown_once(request, "secret")
     keys: SigningKeys = request.app.state.signing
     async with _engine(request).begin() as conn:
         row = await store.rotate(conn, tenant, webhook_id, given.overlap_s, keys.current)
+        await note(request, tenant, "webhook.rotated", webhook_id, overlap_s=given.overlap_s)
     return Secret(secret=_newest(keys, row, row), previous_secret_until=row.previous_until)
 
 
@@ -117,6 +129,7 @@ async def ping(request: Request, tenant: Tenant, webhook_id: UUID) -> DeliveryDe
         raise error("WEBHOOK_DISABLED")
     async with postgres.transaction(engine) as raw:
         message_id = await telling.ping(raw, webhook_id, f"ping {uuid4()}", clock.now())
+        await note(request, tenant, "webhook.pinged", webhook_id)
     async with engine.begin() as conn:
         await store.wake(conn, webhook_id)
         return await store.delivery(conn, webhook_id, message_id)
@@ -150,14 +163,19 @@ async def show_delivery(request: Request, tenant: Tenant, webhook_id: UUID, mess
 async def replay_delivery(request: Request, tenant: Tenant, webhook_id: UUID, message_id: MessageId) -> DeliveryView:
     """Tell it again, under the same webhook-id, with the whole schedule before it."""
     async with _engine(request).begin() as conn:
-        return await store.replay(conn, tenant, webhook_id, message_id)
+        found = await store.replay(conn, tenant, webhook_id, message_id)
+        await note(request, tenant, "webhook.replayed", webhook_id, message=message_id)
+    return found
 
 
 @router.post("/{webhook_id}/replay", status_code=202, responses=responses(*_REPLAY))
 async def replay_failed(request: Request, tenant: Tenant, webhook_id: UUID, given: Since) -> Replayed:
     """Tell again everything that has failed since then."""
     async with _engine(request).begin() as conn:
-        return Replayed(deliveries=await store.replay_failed(conn, tenant, webhook_id, given.since))
+        count = await store.replay_failed(conn, tenant, webhook_id, given.since)
+        if count:
+            await note(request, tenant, "webhook.replayed", webhook_id, deliveries=count)
+    return Replayed(deliveries=count)
 
 
 def _engine(request: Request) -> AsyncEngine:
