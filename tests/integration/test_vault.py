@@ -180,7 +180,9 @@ async def test_after_a_rotation_the_old_master_can_go(store: list[Objects]) -> N
         await both.remove(path)
 
 
-def test_the_command_says_what_each_master_wraps(environment_of: EnvironmentOf, store: list[Objects]) -> None:
+def test_the_command_says_what_each_master_wraps(
+    prepared: object, environment_of: EnvironmentOf, store: list[Objects]
+) -> None:
     ours = {"SAFELIGHT_MASTER_KEYS": f"{NEW},{OLD}", "SAFELIGHT_S3_BUCKET": BUCKET}
     given = {**os.environ, **environment_of("setup"), **ours}
     for what in ("rotate", "list"):

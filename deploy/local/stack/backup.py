@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from stack import control, servers, services
 from stack.home import Home, Refusal
 from stack.processes import Child, base_environment
-from stack.setup import SetupSettings, prepare_database, rewind
+from stack.setup import SetupSettings, note, prepare_database, rewind
 
 MARGIN: Final = timedelta(minutes=5)  # events from before the backup's snapshot: the inboxes know them
 START_S: Final = 60.0
@@ -30,7 +30,9 @@ START_S: Final = 60.0
 
 def backup(home: Home, file: Path) -> int:
     """Write the database of the stack that is up to `file`; returns its size in bytes. Raises Refusal."""
-    url = control.setup_environment(home)["SAFELIGHT_POSTGRES_ADMIN_URL"]
+    settings = _settings(control.setup_environment(home))
+    asyncio.run(note(settings, "database.backed-up", "safelight"))  # before anybody has it
+    url = settings.postgres_admin_url.get_secret_value()
     draft = file.with_name(f"{file.name}.new")
     _run(home, url, "pg_dump", "--format=custom", f"--file={draft}")
     draft.replace(file)
@@ -54,10 +56,8 @@ def restore(home: Home, file: Path) -> datetime:
         raise Refusal("no stack was ever up here: run `safelight up` and `safelight down` first")
     known = services.setup_environment(ports, secrets)
     with _server(home, "postgres", ports, secrets), _server(home, "nats", ports, secrets):
-        url = known["SAFELIGHT_POSTGRES_ADMIN_URL"]
-        settings = SetupSettings.model_validate(
-            {name.removeprefix("SAFELIGHT_").lower(): value for name, value in known.items()}
-        )
+        settings = _settings(known)
+        url = settings.postgres_admin_url.get_secret_value()
         asyncio.run(prepare_database(settings))
         database = make_url(url).database or ""
         _run(
@@ -67,8 +67,15 @@ def restore(home: Home, file: Path) -> datetime:
             *("--clean", "--if-exists", "--exit-on-error", "--single-transaction", f"--dbname={database}"),
             str(file),
         )
+        asyncio.run(note(settings, "database.restored", "safelight", since=since.isoformat()))
         asyncio.run(rewind(settings, since))
     return since
+
+
+def _settings(known: Mapping[str, str]) -> SetupSettings:
+    return SetupSettings.model_validate(
+        {name.removeprefix("SAFELIGHT_").lower(): value for name, value in known.items()}
+    )
 
 
 def _taken_at(home: Home, file: Path) -> datetime:

@@ -34,12 +34,15 @@ def rotate(as_json: AsJson = False) -> None:
 def _run(*, rotates: bool) -> Counter[str]:
     from contracts.errors import SafelightError
     from runtime.objects import Objects
-    from runtime.settings import S3Settings
+    from runtime.settings import NatsSettings, S3Settings
     from stack.cli import complete_environment
+    from stack.setup import note
 
     complete_environment()
     objects = Objects(S3Settings())
     try:
+        if rotates:
+            asyncio.run(note(NatsSettings(), "keys-at-rest.rotated", "tenants"))
         return asyncio.run(objects.vault.rotate() if rotates else objects.vault.wraps())
     except SafelightError as problem:
         raise Refusal(f"{problem.code}: {problem.detail}") from problem

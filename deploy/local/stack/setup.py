@@ -7,6 +7,7 @@ upgrade: each step is idempotent and says what it changed. Services declare noth
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,16 +15,19 @@ from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import asyncpg
 import nats
 from nats.aio.client import Client
-from pydantic import SecretStr
+from pydantic import JsonValue, SecretStr
 from sqlalchemy import MetaData
 from sqlalchemy.engine import make_url
 
-from runtime import migrate, topology
+from contracts.audit import AUDIT_NOTED, AuditNoted
+from runtime import clock, migrate, topology
 from runtime.objects import Objects
+from runtime.outbox import outgoing, publish
 from runtime.postgres import create_engine, driver_url
 from runtime.settings import NatsSettings, S3Settings
 from stack.styles import write_styles
@@ -98,6 +102,23 @@ async def rewind(settings: NatsSettings, since: datetime) -> None:
     """Let the broker deliver the events since then once more."""
     async with _broker(settings) as nc:
         await topology.rewind(nc.jetstream(), since)
+    await note(settings, "events.rewound", "EVENTS", since=since.isoformat())
+
+
+async def note(settings: NatsSettings, action: str, subject: str, **details: JsonValue) -> None:
+    """Tell the audit what somebody does at this machine's shell, past every service. Raises BROKER_UNAVAILABLE."""
+    line = AuditNoted(
+        id=uuid4(),
+        at=clock.now(),
+        room="shell",
+        who=f"shell:{os.environ.get('USER') or os.getuid()}",
+        action=action,
+        subject=subject,
+        details=details,
+    )
+    async with _broker(settings) as nc:
+        told = outgoing(AUDIT_NOTED, line, message_id=str(line.id), key=subject, source="shell")
+        await publish(nc.jetstream(), [told])
 
 
 async def check_topology(settings: NatsSettings) -> None:
