@@ -12,6 +12,7 @@ import pytest
 from stack import backup, control
 from stack.home import Refusal
 from tests.e2e.conftest import ENDED, Stack, phases
+from tests.integration.conftest import until
 
 SERVICES = ("ingest", "orchestrator", "gpu-bridge", "output", "console")
 SERVERS = ("nats", "postgres", "s3")
@@ -85,6 +86,13 @@ async def test_a_restored_database_learns_what_came_after_its_backup(
     again = await stack.until(after["id"], lambda job: job["status"] in ENDED)
     assert [a["sha256"] for a in again["artifacts"]] == [a["sha256"] for a in after["artifacts"]]
     assert (await stack.job(before["id"]))["status"] == again["status"] == "succeeded"
+
+    async def told() -> bool:
+        query = "SELECT action FROM orchestrator.audit WHERE who LIKE 'shell:%' AND room = 'shell'"
+        actions = {row["action"] for row in await asyncio.to_thread(stack.rows, query)}
+        return actions >= {"database.backed-up", "database.restored", "events.rewound"}
+
+    await until(told)
 
 
 async def test_at_the_end_no_job_is_left_over_and_none_ended_twice(stack: Stack) -> None:
