@@ -1,4 +1,4 @@
-"""`just bench [idle|orchestration|flat|bridge|streams|zip|photos|papers]`: figures of the whole stack, on free ports.
+"""`just bench [idle|orchestration|flat|bridge|streams|zip|photos|papers|scans]`: the whole stack, on free ports.
 `just bench analysis|detection|variants|lut|gpu|cost|ocr|documents|style|ways [OPTIONS]`: a part; see `--help`.
 
     idle            memory and CPU of a stack that has nothing to do, before and after the demo set
@@ -9,6 +9,7 @@
     zip             a batch read as a ZIP: MB/s, files/s, memory
     photos          seconds per phase of the demo set, and photos/s
     papers          a mixed PDF of 120 pages, and one of 500, the whole way (takes minutes): pages/s, memory
+    scans           a PDF of 100 small scans, and one of 500 with 125 MB, the whole way (takes minutes): memory
     analysis        CPU milliseconds of each part of the analysis of a 24 MP photo
     detection       precision and recall of the power line and exit sign detectors, over a known truth
     variants        the usual variants of a 24 MP photo, beside sharp, Pillow and the floor; memory at 50 MP
@@ -144,6 +145,7 @@ def main() -> None:
         "zip": lambda home: asyncio.run(archive.measure(home)),
         "photos": photos,
         "papers": lambda home: asyncio.run(papers.measure(home)),
+        "scans": lambda home: asyncio.run(papers.measure(home, scans=True)),
     }
     if strangers := set(wanted) - set(known):
         sys.exit(f"no bench is called {', '.join(sorted(strangers))}; there are {', '.join([*known, *PARTS])}")

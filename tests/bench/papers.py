@@ -1,4 +1,5 @@
 """`just bench papers`: a long mixed PDF through the whole stack: pages/s, when the first can be read, memory.
+`just bench scans`: the same for PDFs of scans alone, one as large as any may be.
 
 Pages are text and scans in turn, each another one, so that no page is known already. Memory is resident, of each
 service with its children, sampled four times a second; the one number beside it is what the service took before.
@@ -19,6 +20,7 @@ from stack.home import Home
 from tests.documents import papers, school
 
 RUNS: Final = ((120, 48), (500, 10))  # pages, and how many of them are scans
+SCANS: Final = ((100, 200_000), (500, 200_000))  # pages, and how many bytes each is padded by: 128 MiB are taken
 SERVICES: Final = ("ingest", "orchestrator", "gpu-bridge", "output")
 LOOK_S: Final = 0.25
 PATIENCE_S: Final = 1200.0
@@ -42,14 +44,15 @@ def document(pages: int, scans: int) -> bytes:
     return papers.pdf(list(each()))
 
 
-async def measure(home: Home) -> None:
-    """Send the documents, one after the other."""
+async def measure(home: Home, scans: bool = False) -> None:
+    """Send the documents, one after the other; `scans`: those of scans alone."""
     where = control.client_environment(home)
     headers = {"Authorization": f"Bearer {where['SAFELIGHT_API_KEY']}"}
     async with httpx.AsyncClient(base_url=where["SAFELIGHT_URL"], headers=headers, timeout=120) as client:
-        for pages, scans in RUNS:
-            data = await asyncio.to_thread(document, pages, scans)
-            print(f"document        {pages} pages, {scans} of them scans, {len(data) / 1e6:.1f} MB", flush=True)
+        for pages, scanned in SCANS if scans else RUNS:
+            data = await asyncio.to_thread(papers.slips if scans else document, pages, scanned)
+            what = "all scans of A7" if scans else f"{scanned} of them scans"
+            print(f"document        {pages} pages, {what}, {len(data) / 1e6:.1f} MB", flush=True)
             await _one(home, client, data, pages)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pikepdf
-from PIL import Image
-from reportlab.lib.pagesizes import A4
+from PIL import Image, ImageDraw, ImageFont
+from reportlab.lib.pagesizes import A4, A7
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 
@@ -57,6 +58,23 @@ def pdf(pages: Sequence[Page]) -> bytes:
                 _set(canvas, paper)
             case Blank():
                 pass
+        canvas.showPage()
+    canvas.save()
+    return out.getvalue()
+
+
+def slips(count: int, bytes_each: int) -> bytes:
+    """A PDF of scanned slips of A7, each with its number: small to read, and as heavy as a scan of A4 is."""
+    out = io.BytesIO()
+    canvas = Canvas(out, pagesize=A7, invariant=True)
+    face = ImageFont.load_default(size=24)
+    for n in range(1, count + 1):
+        page, picture = Image.new("L", (291, 413), 245), io.BytesIO()
+        ImageDraw.Draw(page).text((30, 60), f"Slip number {n}\n\nTerm {n % 4 + 1}: present", 20, face)
+        page.save(picture, "JPEG", quality=80)
+        picture.write(random.Random(n).randbytes(bytes_each))  # behind the picture's end, where nobody looks
+        picture.seek(0)
+        canvas.drawImage(ImageReader(picture), 0, 0, *A7)
         canvas.showPage()
     canvas.save()
     return out.getvalue()

@@ -139,6 +139,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with OtlpReceiver() as spans, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAFELIGHT_HOME", str(home.path))
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", spans.endpoint)
+        patch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "5000")  # milliseconds; a minute where nobody says so
         patch.setenv("SAFELIGHT_CORS_ORIGINS", f"http://{HOST}:{page_port}")
         try:
             control.up(home)

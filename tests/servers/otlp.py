@@ -1,9 +1,10 @@
-"""A small real OTLP/HTTP receiver: it takes protobuf on /v1/traces, keeps the spans, and lets a test wait for them."""
+"""A real OTLP/HTTP receiver: keeps what comes as it came, reads the spans of it, and lets a test wait for them."""
 
 from __future__ import annotations
 
 import gzip
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,7 @@ class OtlpReceiver:
     """Listens on a free port of loopback while it is entered."""
 
     def __init__(self) -> None:
+        self.bodies: dict[str, list[bytes]] = defaultdict(list)  # by path: /v1/traces, /v1/metrics, /v1/logs
         self._spans: list[ReceivedSpan] = []
         self._changed = threading.Condition()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._take))
@@ -71,14 +73,15 @@ class OtlpReceiver:
                 raise AssertionError(f"after {timeout_s} s there are {len(names)} spans: {names}")
             return list(self._spans)
 
-    def _take(self, body: bytes) -> None:
-        spans = list(_read(ExportTraceServiceRequest.FromString(body)))
+    def _take(self, path: str, body: bytes) -> None:
+        spans = list(_read(ExportTraceServiceRequest.FromString(body))) if path == "/v1/traces" else []
         with self._changed:
+            self.bodies[path].append(body)
             self._spans.extend(spans)
             self._changed.notify_all()
 
 
-def _handler(take: Callable[[bytes], None]) -> type[BaseHTTPRequestHandler]:
+def _handler(take: Callable[[str, bytes], None]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -86,8 +89,7 @@ def _handler(take: Callable[[bytes], None]) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
-            if self.path == "/v1/traces":  # metrics and logs are welcome and not kept
-                take(body)
+            take(self.path, body)
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", "0")
