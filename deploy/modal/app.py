@@ -51,6 +51,7 @@ VOLUME: Final = "/weights"
 PACKAGES: Final = (
     "cryptography==50.*",
     "einops==0.8.2",
+    "halide==21.0.0",
     "httpx==0.28.1",
     "numpy==2.3.*",
     "onnx==1.23.2",

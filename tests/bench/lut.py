@@ -1,4 +1,4 @@
-"""`just bench lut [--megapixels N]`: a LUT over a picture on one core, ours beside Pillow, numba and torch.
+"""`just bench lut [--megapixels N]`: a LUT over a picture on one core, beside Pillow, OpenColorIO, numba, torch.
 
 Each is given the table of one look (33³, the strength in it) and the pixels, as for every photo: what it takes to
 get its table ready is in the figure. MP/s are of CPU time, the best of three. `start` is what a fresh process pays
@@ -40,8 +40,26 @@ def ours(table: Array, pixels: Array) -> Array:
     return kernel.apply(pixels, cube.Cube(table, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
 
 
+def ocio(table: Array, pixels: Array) -> Array:
+    """OpenColorIO at the picture's own depth: what ours is where Halide has no wheel, and was before."""
+    import PyOpenColorIO as Ocio
+
+    lut = Ocio.Lut3DTransform(gridSize=SIZE)
+    lut.setInterpolation(Ocio.INTERP_TETRAHEDRAL)
+    lut.setData(np.ascontiguousarray(table).ravel())
+    depth = {1: Ocio.BIT_DEPTH_UINT8, 2: Ocio.BIT_DEPTH_UINT16}[pixels.itemsize]
+    config, result = Ocio.Config.CreateRaw(), np.empty_like(pixels)
+    processor = config.getProcessor(lut).getOptimizedCPUProcessor(depth, depth, Ocio.OPTIMIZATION_LOSSLESS)
+    source, target = (
+        Ocio.PackedImageDesc(side, side.shape[1], side.shape[0], 3, depth, *reversed(side.strides))
+        for side in (pixels, result)
+    )
+    processor.apply(source, target)
+    return result
+
+
 def ocio_float(table: Array, pixels: Array) -> Array:
-    """OpenColorIO through float pixels: what ours was before."""
+    """OpenColorIO through float pixels, as one who has float pixels would."""
     import PyOpenColorIO as Ocio
 
     lut = Ocio.Lut3DTransform(gridSize=SIZE)
@@ -77,6 +95,13 @@ def numba_colours(table: Array, pixels: Array) -> Array:
     from tests.bench import lut_numba
 
     return lut_numba.every_colour(table, pixels)
+
+
+def numba_sorted(table: Array, pixels: Array) -> Array:
+    """See lut_numba."""
+    from tests.bench import lut_numba
+
+    return lut_numba.without_branches(table, pixels)
 
 
 def numba_float(table: Array, pixels: Array) -> Array:
@@ -132,12 +157,14 @@ class Contender:
 
 # fmt: off
 CONTENDERS: Final = (
-    Contender("ours (OpenColorIO, own depth)",   ours),
+    Contender("ours (Halide)",                   ours),
+    Contender("OpenColorIO, own depth",          ocio),
     Contender("OpenColorIO through float",       ocio_float),
     Contender("Pillow Color3DLUT, trilinear",    pillow,            deep=False),
     Contender("numba, fixed point",              numba_fixed,       deep=False),
     Contender("numba, table of 2^24 colours",    numba_colours,     deep=False),
-    Contender("numba, float",                    numba_float),
+    Contender("numba, float, six branches",      numba_float),
+    Contender("numba, float, sorted",            numba_sorted),
     Contender("numpy, trilinear",                with_numpy,        slow=True),
     Contender("torch, tetrahedra",               torch_tetrahedra,  slow=True),
     Contender("torch grid_sample, trilinear",    torch_grid_sample, slow=True),
@@ -238,7 +265,7 @@ def _start(contender: Contender) -> tuple[float, float]:
 
 
 def _first(contender: Contender) -> None:
-    process, pixels, table = psutil.Process(), np.zeros((2, 64, 3), np.uint8), look(1.0)
+    process, pixels, table = psutil.Process(), np.zeros((64, 64, 3), np.uint8), look(1.0)
     started, before = time.process_time(), process.memory_info().rss
     contender.kernel(table, pixels)
     print(time.process_time() - started, (process.memory_info().rss - before) / (1 << 20))

@@ -55,6 +55,19 @@ def floating(table: Array, pixels: Array) -> Array:
     return result
 
 
+def without_branches(table: Array, pixels: Array) -> Array:
+    """Either depth: in float, and the order of the axes by maxima and minima."""
+    size, white = len(table), int(np.iinfo(pixels.dtype).max)
+    rows = np.zeros((size**3, 4), np.float32)
+    rows[:, :3] = np.clip(table.reshape(-1, 3), 0, 1) * white + 0.5
+    cell, rest = axes(size, white)
+    steps = [((rest << 44) + (s << 24) + cell * s).astype(np.uint64) for s in (size * size, size, 1)]
+    arguments = (rows.reshape(-1), *steps, np.uint64(size * size + size + 1), np.float32(1 / white))
+    result = np.empty_like(pixels)
+    _sorted(pixels.reshape(-1), *arguments, result.reshape(-1))
+    return result
+
+
 def _compiled(loop: Any) -> Any:
     return numba.njit(cache=True, nogil=True)(loop)
 
@@ -124,4 +137,27 @@ def _floating_loop(source, table, cells, rests, size, result):  # type: ignore[n
             result[at + k] = int32(value + float32(0.5))
 
 
-_fixed, _looked_up, _floating = map(_compiled, (_fixed_loop, _looked_up_loop, _floating_loop))
+def _sorted_loop(source, table, reds, greens, blues, opposite, unit, result):  # type: ignore[no-untyped-def]
+    low, stride = uint64(0xFFFFFF), uint64(0xFFFFF)
+    for pixel in range(source.size // 3):
+        at = 3 * pixel
+        x, y, z = reds[source[at]], greens[source[at + 1]], blues[source[at + 2]]
+        corner = (x + y + z) & low
+        x, y, z = x >> uint64(24), y >> uint64(24), z >> uint64(24)
+        high, least = max(x, y), min(x, y)
+        middle, last = max(least, z), min(least, z)
+        first, middle = max(high, middle), min(high, middle)
+        second = corner + (first & stride)
+        third = second + (middle & stride)
+        a, b = float32(int32(first >> uint64(20))) * unit, float32(int32(middle >> uint64(20))) * unit
+        c = float32(int32(last >> uint64(20))) * unit
+        p, q = corner << uint64(2), second << uint64(2)
+        s, t = third << uint64(2), (corner + opposite) << uint64(2)
+        for k in range(3):
+            i = uint64(k)
+            value = table[p + i] * (float32(1) - a) + table[q + i] * (a - b)
+            value += table[s + i] * (b - c) + table[t + i] * c
+            result[at + k] = int32(value)
+
+
+_fixed, _looked_up, _floating, _sorted = map(_compiled, (_fixed_loop, _looked_up_loop, _floating_loop, _sorted_loop))

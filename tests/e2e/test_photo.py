@@ -70,7 +70,7 @@ async def test_a_portrait_goes_through_its_phases(portrait: dict[str, Any]) -> N
 async def test_what_ran_on_the_cpu_in_place_of_a_gpu_says_so(portrait: dict[str, Any]) -> None:
     assert portrait["degraded"] is True
     engines = {name: (phase(portrait, name)["engine"], phase(portrait, name)["degraded"]) for name in phases(portrait)}
-    assert engines["style"] == ("cube-lut@2", True)
+    assert engines["style"] == ("cube-lut@3", True)
     assert engines["retouch"] == ("skin-smoothing@1", True)
     assert engines["crop"] == ("crop.composition@1", False)
 

@@ -282,7 +282,7 @@ async def test_a_test_call_goes_the_whole_way(site: Site, nc: Client) -> None:
     found = await site.ask("POST", "/local/test")
     assert ("operator:ada", "provider.tested", {}) in await acts(nc, "local"), "it is paid for"
     assert (found["provider"], found["ok"], found["code"]) == ("local", True, None)
-    assert (found["engine"], found["device"]) == ("cube-lut@2", "cpu")
+    assert (found["engine"], found["device"]) == ("cube-lut@3", "cpu")
     assert found["submit_s"] >= 0
     assert found["start_s"] >= 0
     assert found["run_s"] > 0

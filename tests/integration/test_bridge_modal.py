@@ -71,7 +71,7 @@ async def test_a_test_call_goes_to_modal_and_back(site: Site) -> None:
     code, out, err = await safelight(site, "gpu", "test", "--provider", "modal")
     assert code == 0, out + err
     told = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith(("device", "engine", "result")))
-    assert (told["engine"].strip(), told["device"].strip()) == ("cube-lut@2", "cpu")
+    assert (told["engine"].strip(), told["device"].strip()) == ("cube-lut@3", "cpu")
     assert told["result"].strip() == "● it works"
 
 
@@ -124,7 +124,7 @@ async def test_it_is_listed_paused_and_passed_over_and_what_it_did_is_in_the_boo
     objects.close()
     given = command("style", inputs=inputs, strength=0.75)
     told = await outcome(nc, await send(nc, RUN_STYLE, given), 60)
-    assert (told.subject, told.body["engine"]) == ("evt.phase.v1.succeeded", "cube-lut@2")
+    assert (told.subject, told.body["engine"]) == ("evt.phase.v1.succeeded", "cube-lut@3")
 
     await safelight(site, "providers", "pause", "modal", "--reason", "too dear")
     _, out, _ = await safelight(site, "providers", "list")

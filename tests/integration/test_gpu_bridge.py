@@ -92,7 +92,7 @@ async def test_a_command_becomes_a_result_with_the_hash_that_it_says(bridge: Sit
     given = bridge.given()
     done = await outcome(bridge.nc, await send(bridge.nc, RUN_STYLE, given))
     assert done.subject == "evt.phase.v1.succeeded"
-    assert (done.body["engine"], done.body["degraded"]) == ("cube-lut@2", True)
+    assert (done.body["engine"], done.body["degraded"]) == ("cube-lut@3", True)
     [artifact] = done.body["artifacts"]
     content = await bridge.objects.get(artifact["key"])
     row = await bridge.call(given)

@@ -195,7 +195,7 @@ def test_the_image_has_the_packages_of_gpu_functions_with_the_pins_of_the_worksp
 async def test_health_says_what_is_deployed(client: modal.Client) -> None:
     said = await modal.Function.from_name(deployed.APP, "health", client=client).remote.aio()
     assert (said["envelope"], said["device"], said["gpus"]) == (1, "cpu", [])
-    assert "style.apply cube-lut@2 cpu" in said["engines"]
+    assert "style.apply cube-lut@3 cpu" in said["engines"]
     assert said["weights"] == dict.fromkeys(WEIGHTS, "absent")
 
 

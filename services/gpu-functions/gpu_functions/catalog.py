@@ -65,7 +65,7 @@ class EngineRow:
 # fmt: off
 CATALOG: Final = (
     #         function          engine            v  device path                                       MB
-    EngineRow("style.apply",    "cube-lut",       2, "cpu", "gpu_functions.style.apply:CubeLut",       600),
+    EngineRow("style.apply",    "cube-lut",       3, "cpu", "gpu_functions.style.apply:CubeLut",       700),
     EngineRow("style.apply",    "tensor-lut",     1, "gpu", "gpu_functions.style.tensor:TensorLut",    900,
               packages=("torch",)),
     EngineRow("style.train",    "pairs-lut",      1, "cpu", "gpu_functions.style.train:PairsLut",      1_200,

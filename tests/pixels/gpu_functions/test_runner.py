@@ -39,7 +39,7 @@ def test_an_item_is_read_worked_on_and_written(storage: Storage, astronaut: Any)
     response = Runner().run(storage.request("style.apply", styled(storage, astronaut, strength=0.5)), told.append)
 
     assert response.error is None
-    assert (response.engine, response.device, response.call_id) == ("cube-lut@2", "cpu", "call-1")
+    assert (response.engine, response.device, response.call_id) == ("cube-lut@3", "cpu", "call-1")
     [result] = response.items
     assert result.error is None
     assert result.facts["strength"] == 0.5
@@ -71,7 +71,7 @@ def test_spans_tell_of_each_step_and_hang_under_the_caller(storage: Storage, ast
     spans = Runner().run(storage.request("style.apply", *items)).spans
     call = next(span for span in spans if span.name == "gpu.call")
     assert call.parent_span_id == TRACEPARENT.split("-")[2]
-    assert call.attributes == {"function": "style.apply", "engine": "cube-lut@2", "device": "cpu", "items": 2}
+    assert call.attributes == {"function": "style.apply", "engine": "cube-lut@3", "device": "cpu", "items": 2}
     rest = [span for span in spans if span is not call]
     assert [(span.name, span.attributes["item"]) for span in rest] == [
         ("gpu.download", 0), ("gpu.engine", 0), ("gpu.upload", 0), ("gpu.download", 1), ("gpu.engine", 1),

@@ -16,20 +16,31 @@ from gpu_functions.style.apply import CubeLut
 from tests.pixels.gpu_functions import cubes
 from tests.pixels.gpu_functions.pictures import encode
 
+BOTH = pytest.mark.usefixtures("library")  # runs the test with either
 DEPTHS = pytest.mark.parametrize("depth", [np.uint8, np.uint16], ids=["8 bit", "16 bit"])
+
+
+@pytest.fixture(params=["Halide", "OpenColorIO"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "OpenColorIO":
+        monkeypatch.setattr(kernel, "COMPILED", False)
+    elif not kernel.COMPILED:
+        pytest.skip("Halide has no wheel for this machine")
 
 
 def noise(depth: type, shape: tuple[int, ...] = (300, 211, 3)) -> images.Pixels:
     return np.asarray(np.random.default_rng(7).integers(0, np.iinfo(depth).max + 1, shape), depth)
 
 
+@BOTH
 @DEPTHS
-@pytest.mark.parametrize("size", [2, 33], ids=["smallest LUT", "usual LUT"])
+@pytest.mark.parametrize("size", [2, 33, 65], ids=["smallest LUT", "usual LUT", "largest LUT"])
 def test_an_identity_lut_gives_back_every_pixel(depth: type, size: int) -> None:
     pixels = noise(depth)
     assert (kernel.apply(pixels, cube.parse(cubes.text(size, cubes.identity))) == pixels).all()  # maximum error 0
 
 
+@BOTH
 @DEPTHS
 @pytest.mark.parametrize("strength", [1.0, 0.5], ids=["whole look", "half the look"])
 def test_a_look_is_the_tetrahedral_interpolation_of_its_rows(depth: type, strength: float) -> None:
@@ -42,6 +53,25 @@ def test_a_look_is_the_tetrahedral_interpolation_of_its_rows(depth: type, streng
     assert found.dtype == depth
     # Half a code is rounding; float32 and the eight decimals of the text may add 0.02 codes of 65535.
     assert error.max() <= 0.52
+
+
+@BOTH
+@DEPTHS
+def test_every_grey_stays_in_order(depth: type) -> None:
+    white = np.iinfo(depth).max
+    greys = np.repeat(np.arange(white + 1, dtype=depth), 6144 // min(6144, white + 1))
+    lut = cube.parse(cubes.text(33, lambda plain: plain**2.2))
+    found = kernel.apply(np.repeat(greys[None, :, None], 3, axis=2), lut)[0].astype(int)
+    assert (np.diff(found, axis=0) >= 0).all()
+    assert (found[0].tolist(), found[-1].tolist()) == ([0] * 3, [white] * 3)
+
+
+@pytest.mark.parametrize("pixels", [1, 15, 4095, 4096, 4097, 4111, 12_301])
+@DEPTHS
+def test_strips_have_no_seams_and_no_pixel_is_left_out(depth: type, pixels: int) -> None:
+    found = kernel.apply(noise(depth, (3, 5000, 3))[:1, :pixels].copy(), lut := cube.parse(cubes.text(9, cubes.film)))
+    whole = kernel.apply(noise(depth, (3, 5000, 3)), lut)[:1, :pixels]
+    assert np.abs(found.astype(int) - whole).max() <= 1  # a small one is another library's
 
 
 def test_strength_zero_leaves_the_picture_as_it_is() -> None:

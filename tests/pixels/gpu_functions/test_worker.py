@@ -133,7 +133,7 @@ def test_a_call_whose_caller_is_gone_is_brought_to_its_end_and_ends_the_worker(
 
 
 def test_an_idle_worker_has_loaded_nothing_heavy(start: Start) -> None:
-    heavy = "{'numpy', 'cv2', 'pyvips', 'PyOpenColorIO', 'httpx'}"
+    heavy = "{'numpy', 'cv2', 'pyvips', 'PyOpenColorIO', 'halide', 'httpx'}"
     worker = start("-c", f"import sys, gpu_functions.__main__; print(sorted({heavy} & sys.modules.keys()))")
     assert worker.communicate(timeout=10)[0] == b"[]\n"
 

@@ -1,14 +1,15 @@
-"""A LUT over a picture on one core of a CPU: OpenColorIO, tetrahedral, at the picture's own depth.
+"""A LUT over a picture on one core of a CPU: tetrahedral, at the picture's own depth, rounded once.
 
-The library goes from integers to float, through the LUT and back to integers line by line: the result is all
-the memory that a picture takes. It rounds once, so that an identity gives back the same pixels in 8 and in 16
-bit. The LUT is handed over as numbers in memory: it can read .cube files itself, but only from disk.
-`docs/performance.md` says what it was measured against.
+So an identity gives back the same pixels in 8 and in 16 bit, and the result is all the memory that a picture takes.
+Two libraries do it: Halide what is usual (`tetrahedra.py`: a picture, and a LUT over all colours), in half the time;
+OpenColorIO a LUT over some of the colours, thumbnails, and everything on Linux on ARM, for which Halide has no wheel.
+They differ by where halves are rounded to. `docs/performance.md` says what they were measured against.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,8 @@ from gpu_functions.images import Pixels
 from gpu_functions.style import grid
 from gpu_functions.style.cube import Cube
 
+COMPILED: Final = find_spec("halide") is not None
+COMPILED_PIXELS_MIN: Final = 4096  # a thumbnail is not worth compiling for
 STRIP_ROWS: Final = 128  # 128 rows of 6000 pixels are 9 MB of float: the cache's size, not the picture's
 _DEPTHS: Final = {
     np.dtype(np.uint8): PyOpenColorIO.BIT_DEPTH_UINT8,
@@ -32,7 +35,12 @@ def apply(pixels: Pixels, lut: Cube, strength: float = 1.0) -> Pixels:
     if strength == 0.0:
         return pixels
     if strength == 1.0 or covers(lut):
-        return _through(pixels, softened(lut, strength), np.empty_like(pixels))
+        look = softened(lut, strength)
+        if COMPILED and pixels.size >= 3 * COMPILED_PIXELS_MIN and (look.low, look.high) == ((0.0,) * 3, (1.0,) * 3):
+            from gpu_functions.style import tetrahedra  # here and not above: it may be missing
+
+            return tetrahedra.apply(pixels, look.table)
+        return _through(pixels, look, np.empty_like(pixels))
     return _blended(pixels, lut, strength)
 
 
@@ -66,7 +74,7 @@ def _blended(pixels: Pixels, lut: Cube, strength: float) -> Pixels:
 
 
 def _through(pixels: Pixels, lut: Cube, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Fill `result`, of any depth, and return it."""
+    """By OpenColorIO, into `result` of any depth. It takes the LUT as numbers; .cube files it reads from disk only."""
     source, target = _DEPTHS[pixels.dtype], _DEPTHS[result.dtype]
     # Lossless keeps the LUT itself: the default optimisation may swap exactness for speed.
     processor = _processor(lut).getOptimizedCPUProcessor(source, target, PyOpenColorIO.OPTIMIZATION_LOSSLESS)
