@@ -1,13 +1,13 @@
 """Peers of Safelight's orchestrator at the same work: jobs of six phases in a row that do nothing, each durable.
 
-    uv run --group peers python -m tests.bench.peers [dbos|procrastinate|celery ...] [--jobs N] [--singles N]
+    uv run --group peers python -m tests.bench.peers [dbos|procrastinate|celery|dramatiq ...] [--jobs N] [--singles N]
 
 The same for all: servers on loopback with the settings of Safelight's own stack; one and two worker
 processes; jobs submitted from another process; the clock runs until the last job's end is on
 record. How each is set for speed, and how we learn of the end, is said in its module.
 
-What differs is told too: DBOS and procrastinate commit each phase to PostgreSQL with fsync, Celery's
-Redis syncs each second. DBOS runs the phases of a job in one process; procrastinate and Celery give
+What differs is told too: DBOS and procrastinate commit each phase to PostgreSQL with fsync, the Redis of
+Celery and dramatiq syncs each second. DBOS runs the phases of a job in one process; procrastinate and Celery give
 each phase to any worker, as Safelight does; only Safelight has each phase answered by another process
 than the one that decides.
 """
@@ -23,7 +23,7 @@ from tests.bench.peers.figures import HEADER, PHASES, Figures, row
 
 __all__ = ["HEADER", "INSTALL", "JOBS", "PEERS", "PHASES", "SINGLES", "Figures", "is_installed", "measure", "row"]
 
-PEERS: Final = ("dbos", "procrastinate", "celery")
+PEERS: Final = ("dbos", "procrastinate", "celery", "dramatiq")
 WORKERS: Final = (1, 2)
 JOBS: Final = 500
 SINGLES: Final = 100
@@ -61,7 +61,7 @@ def measure(
     rows = []
     for peer in peers:
         run = cast(Callable[..., Figures], importlib.import_module(f"{__name__}.on_{peer}").run)
-        start = servers.redis_server if peer == "celery" else servers.postgres_server
+        start = servers.redis_server if peer in ("celery", "dramatiq") else servers.postgres_server
         with servers.temporary_home() as home, start(home) as server:
             for count in workers:
                 rows.append(run(server, home, jobs=jobs, singles=singles, workers=count))
