@@ -46,7 +46,7 @@ from tests.integration.ledger_desk import (
     wrote,
 )
 from tests.integration.provider_conformance import INVERSE
-from tests.integration.wire import outcome, picture, stored, told
+from tests.integration.wire import acts, outcome, picture, stored, told
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 
@@ -306,6 +306,12 @@ async def test_a_provider_that_never_answers_is_left_and_the_next_one_has_it(des
     epochs = await desk.epochs(given)
     assert [(epoch.provider, epoch.code) for epoch in epochs] == [("near", "CALL_START_DEADLINE"), ("far", None)]
     assert (len(near.bodies), len(far.bodies)) == (0, 1)
+    lines = await acts(desk.nc, epochs[0].call)
+    assert [line[:2] for line in lines] == [("provider:near", "data.moved"), ("provider:far", "data.moved")], (
+        "the links were with the first too, whatever became of them"
+    )
+    objects = {tuple(line[2]["objects"]) for line in lines}
+    assert objects == {(given.inputs["image"].key, given.inputs["lut"].key)}
 
 
 async def test_a_hanging_provider_holds_nobody_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ async def outcome(nc: Client, command: RunPhase, timeout_s: float = 20.0) -> Tol
     """The one outcome of a command, as soon as it is there."""
 
     async def ended() -> list[Told]:
-        return [one for one in await told(nc, command.key) if not one.subject.endswith(".progressed")]
+        return [one for one in await told(nc, command.key) if not one.subject.endswith((".progressed", ".noted"))]
 
     ends: list[Told] = await until(ended, timeout_s)
     [found] = ends

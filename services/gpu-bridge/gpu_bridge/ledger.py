@@ -22,6 +22,7 @@ from contracts.phases import PHASE_DEFERRED, PHASE_FAILED, PHASE_SUCCEEDED, Phas
 from gpu_bridge import store, traces
 from gpu_bridge.acts import SOURCE, noted
 from gpu_bridge.call import Call, Kept, Move, Outcome, State, deferred, failed, succeeded
+from gpu_bridge.catalog import Function
 from gpu_bridge.policy import Declared
 from gpu_bridge.store import Follower, Run
 from gpu_bridge.turns import Ending
@@ -150,18 +151,28 @@ class Ledger:
 
     # -- what is noted on the way ---------------------------------------------------------------
 
+    async def going(
+        self, conn: AsyncConnection, function: Function, calls: Sequence[Call], commands: Mapping[str, Follower]
+    ) -> list[Outgoing]:
+        """The audit's lines of calls that are about to be given to a provider, in the transaction that begins their
+        epochs: what leaves the house is noted before it can, whatever the provider answers. The caller publishes."""
+        lines = []
+        for call in calls:
+            declared = self.declared.get(call.provider)
+            if declared is None or not declared.own:
+                regions = declared.regions if declared else ()
+                inputs = commands[call.key].command.inputs
+                objects = [inputs[role].key for role in function.inputs if role in inputs]
+                lines.append(_moved(call, regions, [*objects, *([call.checkpoint] if function.long else [])]))
+        await self.outbox.add(conn, lines)
+        return lines
+
     async def accepted(self, call: Call, handle: str) -> State | None:
-        """The provider has it under this handle, and with it what it may read. None: it is another's by now."""
-        moved: list[Outgoing] = []
+        """The provider has it under this handle. None: it is another's by now."""
         async with self.engine.begin() as conn:
             state = await store.accept_if_mine(conn, call, handle)
-            declared = self.declared.get(call.provider)
-            if state is not None and declared is not None and not declared.own:
-                moved = [_moved(call, declared.regions, await store.inputs(conn, call.key))]
-                await self.outbox.add(conn, moved)
         if state is not None:
             call.handle, call.state = handle, state
-            await self.publish(moved)
         return state
 
     async def started(self, call: Call, at: datetime) -> None:
@@ -266,7 +277,7 @@ async def _cost(conn: AsyncConnection, call: Call, run: Run, now: datetime) -> l
 
 
 def _moved(call: Call, regions: Sequence[str], objects: Sequence[str]) -> Outgoing:
-    """The audit's line of what a provider was given to read: links to these objects, until the deadline.
+    """The audit's line of what a provider is given to read: links to these objects, until the deadline.
 
     No region: the provider may run anywhere. Told again, it is the same line.
     """

@@ -493,9 +493,3 @@ def _plain(kept: Kept) -> dict[str, Any]:
 def _kept(value: dict[str, Any]) -> Kept:
     artifacts = tuple(Artifact.model_validate(one) for one in value["artifacts"])
     return Kept(artifacts, value["facts"], value["engine"], value["degraded"])
-
-
-async def inputs(conn: AsyncConnection, key: str) -> list[str]:
-    """The keys of the objects that a call reads."""
-    command = (await conn.execute(select(CALLS.c.command).where(CALLS.c.key == key))).scalar_one()
-    return sorted(ref["key"] for ref in command["inputs"].values())

@@ -91,7 +91,9 @@ class Submitter:
                 messages.append(await self.ledger.end_queued(conn, found.ending))
                 for name, keys in found.going:
                     calls = await store.begin(conn, self.ledger.me, keys, name, now)
-                    begun.append((name, function, calls, await store.commands_of(conn, keys)))
+                    commands = await store.commands_of(conn, keys)
+                    messages.append(await self.ledger.going(conn, function, calls, commands))
+                    begun.append((name, function, calls, commands))
                     in_flight[name] = in_flight.get(name, 0) + len(calls)
                     self.vendors.sent(name, function.name, len(calls), now)
                 if found.next_at is not None:
