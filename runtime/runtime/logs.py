@@ -2,20 +2,27 @@
 
 `work("job.phase.attempt")` puts job, phase and attempt on every line of the current task; the trace
 id is added from the current span. Uncaught library logs pass through the same renderer.
-No line holds user bytes, file names or text: log references and codes.
+No line holds user bytes, file names or text: log references and codes. Of an error a line says its type and where
+it came from.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from opentelemetry import trace
 from structlog.contextvars import bound_contextvars
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import ExcInfo
+
+# Without the values of variables, which hold keys, passwords and users' bytes (and take 200 ms to render).
+_TRACE: Final = ExceptionDictTransformer(show_locals=False)
+_TOLD: Final = ("exc_type", "is_cause", "frames")  # what an error says may quote what a user gave us
 
 
 def _trace_id(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -34,6 +41,17 @@ def work(key: str) -> AbstractContextManager[None]:
     return bound_contextvars(**{name: value for name, value in named.items() if value})
 
 
+def _where_from(exc_info: ExcInfo) -> list[dict[str, Any]]:
+    return _silent(_TRACE(exc_info))
+
+
+def _silent(chain: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {name: one[name] for name in _TOLD} | {"exceptions": [_silent(inner) for inner in one["exceptions"]]}
+        for one in chain
+    ]
+
+
 def configure(service: str, level: str = "info") -> None:
     """Route structlog and the standard library's logging through one JSON renderer on stderr."""
 
@@ -48,8 +66,7 @@ def configure(service: str, level: str = "info") -> None:
         structlog.processors.StackInfoRenderer(),
         _service,
         _trace_id,
-        # Without the values of variables, which hold keys, passwords and users' bytes (and take 200 ms to render).
-        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+        structlog.processors.ExceptionRenderer(_where_from),
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
