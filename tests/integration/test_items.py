@@ -15,6 +15,7 @@ import output.handlers
 from contracts.phases import PhaseFailed, PhaseSucceeded
 from ingest.settings import Settings
 from runtime.objects import Objects
+from runtime.outbox import publish
 from runtime.sandbox import Sandbox
 from tests.integration.conftest import SettingsOf
 from tests.integration.wire import command, gone, outcome, picture, sha256, stored
@@ -44,7 +45,7 @@ async def test_a_rendered_item_has_a_place_and_an_outcome_of_its_own(
     first = command("crop", inputs={"image": image, "original": image}, aspect="4:5", faces=[])
     for item in ITEMS:
         given = first.model_copy(update={"item": item})
-        await handlers.render(given)
+        await publish(nc.jetstream(), [await handlers.outcome("crop", given)])
         done = PhaseSucceeded.model_validate((await outcome(nc, given)).body)
         assert (done.key, done.item) == (given.key, item)
         [artifact] = done.artifacts
@@ -69,7 +70,9 @@ async def test_an_item_that_fails_says_which_it_is(nc: Client, objects: Objects,
     rendered, analysed = (
         command(phase, inputs=inputs).model_copy(update={"item": "p-1"}) for phase in ("crop", "analyze")
     )
-    await output.handlers.Handlers(nc.jetstream(), objects, sandbox).render(rendered)
+    await publish(
+        nc.jetstream(), [await output.handlers.Handlers(nc.jetstream(), objects, sandbox).outcome("crop", rendered)]
+    )
     await ingest.handlers.Handlers(nc.jetstream(), objects, sandbox).analyze(analysed)
     for given in (rendered, analysed):
         failed = PhaseFailed.model_validate((await outcome(nc, given)).body)

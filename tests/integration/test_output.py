@@ -24,9 +24,11 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 from sqlalchemy import text
 
+from contracts.channel import Channel
 from contracts.costs import CostNoted
 from contracts.erasures import ErasureRequested
 from contracts.phases import RUN_CROP, RUN_VARIANTS, RunPhase
+from contracts.topology import COMMANDS
 from output.app import build
 from output.costs import Costs
 from output.erasing import Erasing
@@ -712,19 +714,30 @@ async def test_a_redelivered_render_tells_its_outcome_once(output: Output, nc: C
     await outcome(nc, given)  # which says that there is one
 
 
+async def test_a_phase_is_called_as_its_pipeline_likes(output: Output, nc: Client) -> None:
+    ref = await stored(output.objects, picture(width=64), "image/jpeg")
+    given = command("passport", inputs={"image": ref, "original": ref}, aspect="1:1", faces=[])
+    done = await outcome(nc, await send(nc, RUN_CROP, given))
+    assert (done.subject, done.body["phase"], done.body["facts"]["aspect"]) == (
+        "evt.phase.v1.succeeded",
+        "passport",
+        "1:1",
+    )
+
+
 @pytest.mark.parametrize(
-    ("phase", "image", "deadline_s", "code"),
+    ("name", "image", "deadline_s", "code"),
     [
-        pytest.param("sharpen", picture(), 60, "FUNCTION_UNKNOWN", id="a phase that is not rendered here"),
+        pytest.param("sharpen", picture(), 60, "FUNCTION_UNKNOWN", id="a command that is not known here"),
         pytest.param("crop", b"no picture", 60, "IMAGE_CORRUPT", id="no picture"),
         pytest.param("variants", None, 60, "OBJECT_MISSING", id="an object that is gone"),
         pytest.param("variants", picture(), -1, "PHASE_DEADLINE", id="a deadline that has passed"),
     ],
 )
 async def test_what_cannot_be_rendered_is_a_failed_phase(
-    output: Output, nc: Client, phase: str, image: bytes | None, deadline_s: float, code: str
+    output: Output, nc: Client, name: str, image: bytes | None, deadline_s: float, code: str
 ) -> None:
     ref = await stored(output.objects, image, "image/jpeg") if image else gone()
-    given = command(phase, inputs={"image": ref, "original": ref}, deadline_s=deadline_s, aspect="1:1", faces=[])
-    failed = await outcome(nc, await send(nc, RUN_CROP, given))
+    given = command(name, inputs={"image": ref, "original": ref}, deadline_s=deadline_s, aspect="1:1", faces=[])
+    failed = await outcome(nc, await send(nc, Channel(f"cmd.render.v1.run.{name}", RunPhase, COMMANDS.name), given))
     assert (failed.subject, failed.body["code"]) == ("evt.phase.v1.failed", code)

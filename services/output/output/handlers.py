@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from faststream.nats.annotations import NatsMessage
+
 from contracts.artifacts import Artifact
 from contracts.errors import SafelightError, error
 from contracts.phases import PHASE_FAILED, PHASE_SUCCEEDED, Facts, PhaseFailed, PhaseSucceeded, RunPhase
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 SOURCE: Final = "output"
 log = logs.get()
 
-# phase: (the function that the sandbox calls, the engine's name and version as the result tells it)
+# the command, as its subject ends: (the function that the sandbox calls, the engine as the result tells it)
 RENDERERS: Final = {
     "crop": ("output.render.phases:crop", "crop.composition@1"),
     "variants": ("output.render.phases:variants", "variants.libvips@1"),
@@ -36,16 +38,18 @@ class Handlers:
     objects: Objects
     sandbox: Sandbox
 
-    async def render(self, command: RunPhase) -> None:
+    async def render(self, command: RunPhase, message: NatsMessage) -> None:
         """Render. Every error becomes the outcome; only a silent broker makes settle deliver again."""
-        await publish(self.js, [await self._outcome(command)])
+        name = message.raw_message.subject.rsplit(".", 1)[-1]
+        await publish(self.js, [await self.outcome(name, command)])
 
-    async def _outcome(self, command: RunPhase) -> Outgoing:
+    async def outcome(self, name: str, command: RunPhase) -> Outgoing:
+        """What became of the command of that name: a phase of a pipeline may be called as its author likes."""
         started_at = clock.now()
         about = command.model_dump(include={"job_id", "phase", "item", "attempt"})
         outcome_id = f"{command.key}.outcome"
         try:
-            artifacts, facts, engine = await self._rendered(command)
+            artifacts, facts, engine = await self._rendered(name, command)
         except Exception as problem:
             known = problem if isinstance(problem, SafelightError) else error("INTERNAL", type(problem).__name__)
             log.warning("render.failed", code=known.code, exc_info=None if known is problem else problem)
@@ -58,13 +62,13 @@ class Handlers:
         )
         return outgoing(PHASE_SUCCEEDED, done, message_id=outcome_id, key=command.key, source=SOURCE)
 
-    async def _rendered(self, command: RunPhase) -> tuple[list[Artifact], Facts, str]:
+    async def _rendered(self, name: str, command: RunPhase) -> tuple[list[Artifact], Facts, str]:
         left_s = (command.deadline - clock.now()).total_seconds()
         if left_s <= 0:
             raise error("PHASE_DEADLINE")
-        if command.phase not in RENDERERS:
-            raise error("FUNCTION_UNKNOWN", "output renders no such phase")
-        render, engine = RENDERERS[command.phase]
+        if name not in RENDERERS:
+            raise error("FUNCTION_UNKNOWN", "output has no such command")
+        render, engine = RENDERERS[name]
         image, original = command.inputs["image"], command.inputs["original"]
         data = await self.objects.get_checked(image.key, image.sha256)
         source = None if image == original else await self.objects.get_checked(original.key, original.sha256)
