@@ -54,9 +54,11 @@ class Stack:
         found: dict[str, Any] = answer.json()
         return found
 
-    async def until(self, job_id: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async def until(
+        self, job_id: str, holds: Callable[[dict[str, Any]], bool], patience_s: float = PATIENCE_S
+    ) -> dict[str, Any]:
         """The job as soon as the condition holds. The front door or output may be away in between."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         job: dict[str, Any] = {}
         while time.monotonic() < deadline:
             try:
@@ -66,12 +68,12 @@ class Stack:
             if job and holds(job):
                 return job
             await asyncio.sleep(0.05)
-        raise AssertionError(f"not within {PATIENCE_S} s: {json.dumps(job)[:2000]}")
+        raise AssertionError(f"not within {patience_s} s: {json.dumps(job)[:2000]}")
 
-    async def ended(self, answer: httpx.Response) -> dict[str, Any]:
+    async def ended(self, answer: httpx.Response, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """The job that an upload's answer names, once it has ended."""
         assert answer.status_code == 202, answer.text
-        return await self.until(answer.json()["job_id"], lambda job: job["status"] in ENDED)
+        return await self.until(answer.json()["job_id"], lambda job: job["status"] in ENDED, patience_s)
 
     async def artifact(self, job: Mapping[str, Any], name: str) -> bytes:
         """An artifact's bytes, through the signed link."""

@@ -132,6 +132,30 @@ async def test_what_cannot_be_read_ends_with_a_code_that_says_why(stack: Stack, 
     assert (job["status"], job["error"]["code"]) == ("failed", code)
 
 
+async def test_a_hundred_and_twenty_pages_of_every_kind_come_back_in_their_order(stack: Stack) -> None:
+    def page(n: int) -> papers.Page:
+        if n % 20 == 19:
+            return papers.Blank()
+        paper = (school.report_card, school.education_plan)[n % 2](200 + n, ("en", "es")[n // 2 % 2], dpi=120)
+        return papers.Scan(paper) if n % 20 == 7 else papers.Born(paper)
+
+    pages = [page(n) for n in range(120)]
+    job = await stack.ended(await stack.upload(papers.pdf(pages), pipeline="document", languages="en,es"), 300)
+    assert (job["status"], phase(job, "assemble")["facts"]["not_read"]) == ("succeeded", []), job
+    assert (items(job, "ocr")["total"], items(job, "ocr")["ended"]) == (120, 120)
+    document = Document.model_validate_json(await stack.artifact(job, "assemble.document.json"))
+    opened = pypdfium2.PdfDocument(await stack.artifact(job, "deliver.document.pdf"))
+    assert len(document.pages) == len(opened) == len(pages)
+    for given, found, shown in zip(pages, document.pages, opened, strict=True):
+        if isinstance(given, papers.Blank):
+            assert (found.why, words_of(found)) == ("blank", [])
+            continue
+        assert found.why == ("text" if isinstance(given, papers.Born) else "no-text")
+        text = " ".join(shown.get_textpage().get_text_range().split())
+        assert given.paper.fields["name"][1] in text
+        assert sum(line.text in text for line in given.paper.lines) >= 0.9 * len(given.paper.lines)
+
+
 async def test_pages_can_be_read_while_others_wait_and_no_kill_in_between_loses_or_reads_one_twice(
     stack: Stack,
 ) -> None:

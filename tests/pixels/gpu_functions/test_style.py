@@ -59,7 +59,7 @@ def test_a_look_is_the_tetrahedral_interpolation_of_its_rows(depth: type, streng
 @DEPTHS
 def test_every_grey_stays_in_order(depth: type) -> None:
     white = np.iinfo(depth).max
-    greys = np.repeat(np.arange(white + 1, dtype=depth), 6144 // min(6144, white + 1))
+    greys: np.ndarray = np.repeat(np.arange(white + 1, dtype=depth), 6144 // min(6144, white + 1))
     lut = cube.parse(cubes.text(33, lambda plain: plain**2.2))
     found = kernel.apply(np.repeat(greys[None, :, None], 3, axis=2), lut)[0].astype(int)
     assert (np.diff(found, axis=0) >= 0).all()
