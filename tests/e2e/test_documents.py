@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pypdfium2
@@ -120,16 +121,23 @@ async def test_pictures_of_pages_become_a_pdf_that_can_be_searched(stack: Stack,
 
 
 @pytest.mark.parametrize(
-    ("data", "code"),
+    ("make", "ending", "code"),
     [
-        pytest.param(papers.locked(papers.of_many_pages(1)), "DOCUMENT_ENCRYPTED", id="locked with a password"),
-        pytest.param(papers.of_many_pages(10_000), "DOCUMENT_TOO_LONG", id="ten thousand pages"),
-        pytest.param(b"%PDF-1.7\n" + b"\x00nothing" * 40, "DOCUMENT_CORRUPT", id="no document at all"),
+        pytest.param(
+            papers.locked(papers.of_many_pages(1)), "failed", "DOCUMENT_ENCRYPTED", id="locked with a password"
+        ),
+        pytest.param(papers.of_many_pages(10_000), "failed", "DOCUMENT_TOO_LONG", id="ten thousand pages"),
+        pytest.param(
+            lambda: b"%PDF-1.7\n" + b"\x00nothing" * 40, "failed", "DOCUMENT_CORRUPT", id="no document at all"
+        ),
+        pytest.param(papers.bomb, "dead", "DECODE_LIMIT", id="a content that unfolds to ten gigabytes"),
     ],
 )
-async def test_what_cannot_be_read_ends_with_a_code_that_says_why(stack: Stack, data: bytes, code: str) -> None:
-    job = await stack.ended(await stack.upload(data, pipeline="document"))
-    assert (job["status"], job["error"]["code"]) == ("failed", code)
+async def test_what_cannot_be_read_ends_with_a_code_that_says_why(
+    stack: Stack, make: Callable[[], bytes], ending: str, code: str
+) -> None:
+    job = await stack.ended(await stack.upload(make(), pipeline="document"))
+    assert (job["status"], job["error"]["code"]) == (ending, code)
 
 
 async def test_a_hundred_and_twenty_pages_of_every_kind_come_back_in_their_order(stack: Stack) -> None:
