@@ -8,6 +8,7 @@ import pytest
 import pyvips
 
 from ingest.analysis import analyze
+from ingest.analysis.decode import shrunk
 from ingest.analysis.eyes import judge
 from ingest.analysis.faces import find_faces
 from tests.pixels.ingest.pictures import image, iou, photo
@@ -55,6 +56,21 @@ def test_every_face_of_a_group_is_found_once(width: int) -> None:
     expected = [((x + 0.24 * side) / 1500, (y + 0.28 * side) / 1000, width / 1500, width / 1000) for x, y in places]
     assert len(boxes) == len(places)
     assert all(max(iou(box, truth) for box in boxes) > 0.6 for truth in expected)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((192, 128), id="by a whole number and a rest"),
+        pytest.param((500, 250), id="by whole numbers that differ"),
+        pytest.param((1499, 999), id="hardly"),
+    ],
+)
+def test_what_is_made_smaller_in_two_steps_is_what_one_step_makes(size: tuple[int, int]) -> None:
+    large = cv2.resize(photo("china.jpg"), (1500, 1000), interpolation=cv2.INTER_CUBIC)
+    found, wanted = shrunk(large, *size), cv2.resize(large, size, interpolation=cv2.INTER_AREA)
+    assert found.shape == wanted.shape
+    assert cv2.PSNR(found, wanted) > 40
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))

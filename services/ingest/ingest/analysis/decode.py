@@ -124,6 +124,21 @@ def decode(data: bytes, header: Header) -> Photo:
     return Photo(header, rgb, developed)
 
 
+def shrunk(picture: Pixels, width: int, height: int) -> Pixels:
+    """Means of areas, of the picture or of a part of it; fast by a whole number first, where its sides are divisible.
+
+    OpenCV takes a tenth of the time for those, and what is left to do in fractions is then small.
+    """
+    down, across = picture.shape[0] // height, picture.shape[1] // width
+    whole = [
+        step for step in range(2, min(down, across) + 1) if not (picture.shape[0] % step or picture.shape[1] % step)
+    ]
+    if whole:
+        size = picture.shape[1] // whole[-1], picture.shape[0] // whole[-1]
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def _bits(image: pyvips.Image) -> int:
     return int(image.get("bits-per-sample")) if image.get_typeof("bits-per-sample") else 8
 

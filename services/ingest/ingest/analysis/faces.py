@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.analysis.decode import Pixels
+from ingest.analysis.decode import Pixels, shrunk
 from ingest.analysis.models import network
 
 Floats = NDArray[np.float32]
@@ -105,7 +105,7 @@ def _search(rgb: Pixels, window: _Window, score_min: float) -> Floats:
     left, top, w, h = window
     scale = INPUT / max(w, h)
     size = max(1, round(w * scale)), max(1, round(h * scale))
-    small = np.asarray(cv2.resize(rgb[top : top + h, left : left + w], size, interpolation=cv2.INTER_AREA), np.uint8)
+    small = shrunk(rgb[top : top + h, left : left + w], *size)
     if _is_blank(small):
         return _empty()
     blob = np.zeros((1, 3, INPUT, INPUT), np.float32)

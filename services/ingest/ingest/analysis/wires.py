@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.analysis.decode import Pixels
+from ingest.analysis.decode import Pixels, shrunk
 
 Doubles = NDArray[np.float64]
 Mask = NDArray[np.uint8]
@@ -125,7 +125,7 @@ def _sky(rgb: Pixels, reach: int) -> Mask:
     """
     height, width = rgb.shape[:2]
     scale = SKY_SIDE / max(height, width)
-    small = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else rgb
+    small = shrunk(rgb, max(1, round(width * scale)), max(1, round(height * scale))) if scale < 1 else rgb
     brush = np.ones((2 * max(1, round(reach * min(scale, 1))) + 1,) * 2, np.uint8)
     calm = cv2.morphologyEx(cv2.morphologyEx(small, cv2.MORPH_CLOSE, brush), cv2.MORPH_OPEN, brush)
     grey = cv2.cvtColor(calm, cv2.COLOR_RGB2GRAY)
