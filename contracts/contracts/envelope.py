@@ -152,15 +152,17 @@ class SpanRecord(_Part):
 
 
 class Usage(_Part):
-    """What a call, or its share of one, used. `cold`: it was the first that its process ran.
+    """What a call, or one item of it, used. `cold`: it was the first that its process ran.
 
-    `machine` is what was paid for: the GPU's type, even if an engine computed beside it; or cpu.
+    `machine` is what was paid for: the GPU's type, even if an engine computed beside it; or cpu. `run_s` is an item's
+    own share of the seconds between, of which others that were at work at the same time have theirs; None: all.
     """
 
     started_at: datetime
     ended_at: datetime
     machine: str = ""
     cold: bool = False
+    run_s: float | None = None
     boot_s: float = 0.0  # from the start of the process to its first call; 0 unless cold
 
 

@@ -232,7 +232,8 @@ class Visitor:
     def _run(self, call: Call, device: str, usage: Usage | None, code: str | None) -> Run:
         if usage is None:
             return Run(code=code, device=device or None)
-        run_s = max(0.0, (usage.ended_at - usage.started_at).total_seconds())
+        lasted_s = max(0.0, (usage.ended_at - usage.started_at).total_seconds())
+        run_s = lasted_s if usage.run_s is None else min(max(0.0, usage.run_s), lasted_s)
         machine = usage.machine or device
         bill = self._vendors.terms.bill(call.provider, machine, run_s, usage.boot_s)
         return Run(code, machine, usage.cold, run_s, bill, self._vendors.terms.currency)

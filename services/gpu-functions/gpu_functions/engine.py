@@ -1,15 +1,16 @@
-"""What an engine is: loaded once, then run on one item after the other.
+"""What an engine is: loaded once, then run on one item after the other, or on several together.
 
 An engine is a function of its inputs and parameters: no network, no disk but its weights, no memory of
-the item before. All that it may keep between runs is what its constructor loaded.
+the item before. All that it may keep between runs is what its constructor loaded. Several items together
+give what each gives alone, bit for bit: company makes work faster, and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -85,18 +86,52 @@ class Alone:
 ALONE: Final[Work] = Alone()
 
 
+Made = tuple[dict[str, Output], Facts]
+
+
 class Engine(Protocol):
     """One way to do the work of a function. Its class is constructed with a `Place` and loads there what is heavy."""
 
-    def run(
-        self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue], work: Work
-    ) -> tuple[dict[str, Output], Facts]:
+    def run(self, inputs: Mapping[str, bytes], parameters: Mapping[str, JsonValue], work: Work) -> Made:
         """Work on one item; inputs and outputs are by role.
 
         Raises SafelightError for what is wrong with the inputs, pydantic.ValidationError for
         parameters of the wrong shape. Anything else is a bug and is reported as INTERNAL.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One item among several: what `run` is given."""
+
+    inputs: Mapping[str, bytes]
+    parameters: Mapping[str, JsonValue]
+    work: Work = ALONE
+
+
+@runtime_checkable
+class Together(Protocol):
+    """An engine that is faster with several items at hand. It is an `Engine`, too."""
+
+    def run_many(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Made | Exception]]:
+        """Give back each task once, in any order, as soon as it is over; an exception is what `run` would have raised.
+
+        To take a task is to claim and to download it: an engine takes as many as it has room for, and the others
+        later. What this raises itself fails all tasks that were taken and not given back.
+        """
+        ...
+
+
+def one_by_one(engine: Engine, tasks: Iterable[Task]) -> Iterator[tuple[Task, Made | Exception]]:
+    """`Together.run_many` of an engine that has no use for company: the next task is taken when this one is over."""
+    for task in tasks:
+        made: Made | Exception
+        try:
+            made = engine.run(task.inputs, task.parameters, task.work)
+        except Exception as problem:  # the boundary: a bug in one item's work must not harm its neighbours
+            made = problem
+        yield task, made
 
 
 def input_of(inputs: Mapping[str, bytes], role: str) -> bytes:

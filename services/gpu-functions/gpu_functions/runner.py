@@ -6,6 +6,9 @@ last; and the call ends by its deadline whoever is stuck. Native code cannot be 
 work is done in a thread that is left behind when time is up. A runner with a thread left behind
 says `abandoned`: its process answers, and is then replaced.
 
+An item is claimed and downloaded when its engine takes it: one after the other, or several together by an
+engine that is `Together`. Then uploads go on beside its work, and each item is billed its share of the time.
+
 What is no Exception (KeyboardInterrupt, a platform's cancellation) goes through: it is the host's
 way to end the call, and the restart under the same name finds its own claims.
 """
@@ -15,9 +18,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
@@ -28,7 +34,6 @@ from contracts.envelope import (
     Item,
     ItemError,
     ItemResult,
-    Marks,
     Result,
     StoredOutput,
     Usage,
@@ -36,7 +41,8 @@ from contracts.envelope import (
 from contracts.errors import SafelightError, error
 from gpu_functions import BORN_S
 from gpu_functions.catalog import CATALOG, Choice, EngineRow, choose
-from gpu_functions.engine import Engine, Facts, Output
+from gpu_functions.engine import Engine, Facts, Made, Output, Task, Together, one_by_one
+from gpu_functions.shares import Shares
 from gpu_functions.spans import Span, Spans, parent_of
 from gpu_functions.weights import EMPTY, Shelf
 
@@ -51,6 +57,7 @@ DOWNLOADED, WORKED, UPLOADED = 0.2, 0.8, 1.0  # how far an item is after each st
 TELL_S: Final = 1.0  # between two writes of one progress object
 LAST_WORD_S: Final = 2.0  # of a call's time is kept for the result of an item that is stuck, while its link is good
 LAST_WORD_SHARE: Final = 0.1  # and no more of a short call than this
+UPLOADING_MAX: Final = 4  # items that are being uploaded while their engine works on others: their bytes are held
 _OPENCV_NO_MEMORY: Final = -4  # cv::Error::StsNoMem
 
 
@@ -122,9 +129,11 @@ class Runner:
                 span.attributes["error.code"] = "CALL_DEADLINE"
             span.attributes |= {"engine": call.row.label, "device": self.device(call.row)}
         # Copies: a thread that was left behind may still add to the originals.
-        results, records = list(call.results), list(spans.records)
+        ended, records = dict(call.results), list(spans.records)
         missing = _as_data(_late() if late else error("INTERNAL"))
-        results += [ItemResult(id=item.id, error=missing) for item in request.items[len(results) :]]
+        results = [
+            ended.get(index) or ItemResult(id=item.id, error=missing) for index, item in enumerate(request.items)
+        ]
         ran = {"engine": call.row.label, "device": self.device(call.row)}
         return answer.model_copy(
             update=ran | {"items": results, "spans": records, "usage": _usage(started_at, boot_s, self.machine)}
@@ -172,22 +181,22 @@ class Runner:
             raise
 
 
-@dataclass(frozen=True, slots=True)
-class _Claimed:
-    """An item that is ours, since when, and where its spans begin."""
+@dataclass(slots=True, eq=False)
+class _AtWork:
+    """An item that is ours since then. `teller`: of one with marks; `engine`: the span of its engine's work."""
 
-    http: httpx.Client
     index: int
     item: Item
-    marks: Marks
     since: datetime
-    first_span: int
+    teller: Teller | None = None
+    watched: _Watched | None = None
+    engine: Span | None = None
 
 
 class _Call:
-    """What the thread of one call does. `results` grows item by item; `stopped` asks it to write nothing more.
+    """What the thread of one call does. `results` are by the place of their item.
 
-    `broken` is what ended it before its last item, if anything did.
+    `stopped` asks it to write nothing more. `broken` is what ended it before its last item, if anything did.
     """
 
     def __init__(
@@ -204,10 +213,14 @@ class _Call:
         self._runner, self._request, self._choice = runner, request, choice
         self._spans, self._span, self._progress = spans, span, progress
         self._owner, self._boot_s = owner, boot_s
-        self._at_work: _Claimed | None = None
-        self._teller: Teller | None = None
+        self._shares = Shares()
+        self._marked: dict[int, _AtWork] = {}  # claimed, and without a result: who is stuck when time is up
+        self._taken: dict[Task, _AtWork] = {}  # by the engine, which has not given them back
+        self._far = [0.0] * len(request.items)  # of each item, 0..1
+        self._telling = threading.Lock()
         self._word = threading.Lock()  # held while an item ends: its result object and the answer say the same
-        self.results: list[ItemResult] = []
+        self.http: httpx.Client
+        self.results: dict[int, ItemResult] = {}
         self.stopped = threading.Event()
         self.broken: BaseException | None = None
 
@@ -217,105 +230,166 @@ class _Call:
         return self._choice.row
 
     def run(self) -> None:
-        """Work on one item after the other. What is raised is kept in `broken`: a thread would print it."""
+        """Work on all items. What is raised is kept in `broken`: a thread would print it."""
         from gpu_functions import transfer  # here and not above: an idle worker has no use for an HTTP client
 
         try:
-            with transfer.client() as http:
-                for index, item in enumerate(self._request.items):
-                    self._item(http, index, item)
-                    if self.stopped.is_set():
-                        return
-                    self._tell_host((index + 1) / len(self._request.items))
+            with transfer.client() as self.http:
+                self._work()
         except BaseException as problem:
             self.broken = problem
 
     def last_word(self) -> None:
-        """Write the result of the item that is stuck at the deadline, while its link is good. Raises nothing."""
+        """Write the results of the items that are stuck at the deadline, while their links are good. Raises nothing."""
         with self._word:
-            if self._at_work:
-                self._conclude(self._at_work, ItemResult(id=self._at_work.item.id, error=_as_data(_late())))
+            for at_work in list(self._marked.values()):
+                self._conclude(at_work, ItemResult(id=at_work.item.id, error=_as_data(_late())))
 
-    def _item(self, http: httpx.Client, index: int, item: Item) -> None:
-        self._teller = None
-        if item.marks is None:
-            self._ended(self._worked(http, index, item))
-            return
-        from gpu_functions import marks
+    def _work(self) -> None:
+        """Let the engine take item after item. It is loaded for the first: a claim says that the call has begun."""
+        tasks = self._tasks()
+        for first in tasks:
+            problem: Exception = error("INTERNAL", "the engine did not give the item back")
+            try:
+                engine, self._choice = self._runner.engine(self._request, self._choice)
+                given = chain((first,), tasks)
+                if isinstance(engine, Together):
+                    self._give_back_together(engine.run_many(given))
+                else:
+                    for task, made in one_by_one(engine, given):
+                        self._delivered(self._over(task, made), made)
+            except Exception as raised:  # the boundary: a bug in one engine must not take the worker down
+                problem = raised
+            for task in list(self._taken):
+                self._delivered(self._over(task, problem), problem)
 
-        since, first_span = datetime.now(UTC), len(self._spans.records)
-        try:
-            with self._spans.span("gpu.claim", self._span.span_id, item=index):
-                other = marks.claim(http, item.marks, self._owner)
-        except Exception as problem:  # whose it is is not known: nothing is done, and no result written
-            self._ended(ItemResult(id=item.id, error=_error_of(problem)))
-            return
-        if other is not None:
-            self._ended(ItemResult(id=item.id, duplicate_of=other))
-            return
-        self._at_work = _Claimed(http, index, item, item.marks, since, first_span)
-        self._teller = marks.Teller(http, item.marks, self._runner.tell_s)
-        self._ended(self._worked(http, index, item), self._at_work)
-
-    def _ended(self, result: ItemResult, claimed: _Claimed | None = None) -> None:
-        """An item has ended, unless its time was up before."""
-        with self._word:
+    def _tasks(self) -> Iterator[Task]:
+        """The items that are ours and could be read, one after the other as they are asked for."""
+        for index, item in enumerate(self._request.items):
             if self.stopped.is_set():
                 return
-            if claimed:
-                self._conclude(claimed, result)
-            self.results.append(result)
-            self._at_work = None
+            at_work = _AtWork(index, item, datetime.now(UTC))
+            self._shares.begin(index)
+            task = self._task(at_work) if self._claimed(at_work) else None
+            if task:
+                yield task
 
-    def _worked(self, http: httpx.Client, index: int, item: Item) -> ItemResult:
+    def _claimed(self, at_work: _AtWork) -> bool:
+        """Whether the item is ours; of one that is not the end is told."""
+        item = at_work.item
+        if item.marks is None:
+            return True
+        from gpu_functions import marks
+
         try:
-            return self._steps(http, index, item)
-        except Exception as problem:  # the boundary: a bug in one engine must not take the worker down
-            return ItemResult(id=item.id, error=_error_of(problem))
+            with self._spans.span("gpu.claim", self._span.span_id, item=at_work.index):
+                other = marks.claim(self.http, item.marks, self._owner)
+        except Exception as problem:  # whose it is is not known: nothing is done, and no result written
+            self._ended(at_work, ItemResult(id=item.id, error=_error_of(problem)))
+            return False
+        if other is not None:
+            self._ended(at_work, ItemResult(id=item.id, duplicate_of=other))
+            return False
+        at_work.teller = marks.Teller(self.http, item.marks, self._runner.tell_s)
+        self._marked[at_work.index] = at_work
+        return True
 
-    def _steps(self, http: httpx.Client, index: int, item: Item) -> ItemResult:
+    def _task(self, at_work: _AtWork) -> Task | None:
+        """What the engine is given; None when it could not be read, and the end is told."""
         from gpu_functions import transfer
 
-        parent = self._span.span_id
-        with self._spans.span("gpu.download", parent, item=index) as span:
-            inputs = {role: transfer.download(http, source) for role, source in item.inputs.items()}
-            span.attributes["bytes"] = sum(map(len, inputs.values()))
-        self._reached(index, DOWNLOADED)
-        with self._spans.span("gpu.engine", parent, item=index) as span:
-            engine, self._choice = self._runner.engine(self._request, self._choice)
-            span.attributes["engine"] = self.row.label
-            work = _Watched(self, http, index, item)
-            outputs, facts = engine.run(inputs, item.parameters, work)
+        item, parent = at_work.item, self._span.span_id
+        try:
+            with self._spans.span("gpu.download", parent, item=at_work.index) as span:
+                inputs = {role: transfer.download(self.http, source) for role, source in item.inputs.items()}
+                span.attributes["bytes"] = sum(map(len, inputs.values()))
+        except Exception as problem:
+            self._ended(at_work, ItemResult(id=item.id, error=_error_of(problem)))
+            return None
+        self._reached(at_work, DOWNLOADED)
+        at_work.watched = _Watched(self, at_work)
+        at_work.engine = Span("gpu.engine", parent, {"item": at_work.index})
+        task = Task(inputs, item.parameters, at_work.watched)
+        self._taken[task] = at_work
+        return task
+
+    def _give_back_together(self, over: Iterator[tuple[Task, Made | Exception]]) -> None:
+        """Deliver what the engine has done beside its further work, which waits when storage is slower than it is."""
+        waiting: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(UPLOADING_MAX, "upload") as uploads:
+            for task, made in over:
+                waiting.append(uploads.submit(self._delivered, self._over(task, made), made))
+                if len(waiting) > UPLOADING_MAX:
+                    waiting.popleft().result()
+            for one in waiting:
+                one.result()
+
+    def _over(self, task: Task, made: Made | Exception) -> _AtWork:
+        """The engine has given it back."""
+        at_work = self._taken.pop(task)
+        assert at_work.engine
+        at_work.engine.attributes["engine"] = self.row.label
+        self._spans.end(at_work.engine, made if isinstance(made, Exception) else None)
+        return at_work
+
+    def _delivered(self, at_work: _AtWork, made: Made | Exception) -> None:
+        """Upload what an engine made of an item, or take its error for its result."""
+        try:
+            if isinstance(made, Exception):
+                raise made
+            result = self._stored(at_work, *made)
+        except Exception as problem:
+            result = ItemResult(id=at_work.item.id, error=_error_of(problem))
+        self._ended(at_work, result)
+
+    def _stored(self, at_work: _AtWork, outputs: dict[str, Output], facts: Facts) -> ItemResult:
+        from gpu_functions import transfer
+
+        item = at_work.item
         if self._choice.passed_over:
             facts = {**facts, "engines_passed_over": list(self._choice.passed_over)}
-        self._reached(index, WORKED)
+        self._reached(at_work, WORKED)
         unwritable = sorted(outputs.keys() - item.outputs.keys())
         if unwritable:
             raise error("MESSAGE_INVALID", f"no write URL for the output '{unwritable[0]}'")
         if self.stopped.is_set():
             raise _late()
-        with self._spans.span("gpu.upload", parent, item=index) as span:
-            stored = {role: transfer.upload(http, item.outputs[role], output) for role, output in outputs.items()}
+        with self._spans.span("gpu.upload", self._span.span_id, item=at_work.index) as span:
+            stored = {role: transfer.upload(self.http, item.outputs[role], output) for role, output in outputs.items()}
             span.attributes["bytes"] = sum(output.size for output in stored.values())
-        stored = work.shown | stored
-        if self._teller:
-            self._teller.tell(UPLOADED)
-        return ItemResult(id=item.id, outputs=stored, facts=facts)
+        if at_work.teller:
+            at_work.teller.tell(UPLOADED)
+        assert at_work.watched
+        return ItemResult(id=item.id, outputs=at_work.watched.shown | stored, facts=facts)
+
+    def _ended(self, at_work: _AtWork, result: ItemResult) -> None:
+        """An item has ended, unless its time was up before."""
+        with self._word:
+            if self.stopped.is_set():
+                return
+            if at_work.index in self._marked:
+                self._conclude(self._marked.pop(at_work.index), result)
+            else:
+                self._shares.end(at_work.index)
+            self.results[at_work.index] = result
+        self._tell_host(at_work.index, 1.0)
 
     def _reached(
-        self, index: int, step: float, facts: Facts | None = None, shown: dict[str, StoredOutput] | None = None
+        self, at_work: _AtWork, step: float, facts: Facts | None = None, shown: dict[str, StoredOutput] | None = None
     ) -> None:
-        """Tell how far the call is, and by its mark how far the item is that is worked on."""
+        """Tell how far the call is, and by its mark how far the item is."""
         if not self.stopped.is_set():
-            self._tell_host((index + step) / len(self._request.items))
-            if self._teller:
-                self._teller.tell(step, facts, shown)
+            self._tell_host(at_work.index, step)
+            if at_work.teller:
+                at_work.teller.tell(step, facts, shown)
 
-    def _tell_host(self, fraction: float) -> None:
-        with contextlib.suppress(Exception):  # such as a pipe that nobody reads any more: the result will be read
-            self._progress(fraction)
+    def _tell_host(self, index: int, step: float) -> None:
+        with self._telling:
+            self._far[index] = step
+            with contextlib.suppress(Exception):  # such as a pipe that nobody reads any more: the result will be read
+                self._progress(sum(self._far) / len(self._far))
 
-    def _conclude(self, claimed: _Claimed, ended: ItemResult) -> None:
+    def _conclude(self, at_work: _AtWork, ended: ItemResult) -> None:
         """Write the result object of an item, with its share of the call's time and spans.
 
         Raises nothing: when storage does not take it a span says so. The work is done and paid for,
@@ -323,52 +397,58 @@ class _Call:
         """
         from gpu_functions import marks
 
+        assert at_work.item.marks
         boot_s, self._boot_s = self._boot_s, None  # the first item of a cold call bears its boot
+        own_s = round(self._shares.end(at_work.index), 3)
+        records = [record for record in list(self._spans.records) if record.attributes.get("item") == at_work.index]
         result = Result(
             owner=self._owner,
             function=self._request.function,
             engine=self.row.label,
             device=self._runner.device(self.row),
             item=ended,
-            usage=_usage(claimed.since, boot_s, self._runner.machine),
-            spans=[self._span.so_far(), *self._spans.records[claimed.first_span :]],
+            usage=_usage(at_work.since, boot_s, self._runner.machine).model_copy(update={"run_s": own_s}),
+            spans=[self._span.so_far(), *records],
         )
         with (
             contextlib.suppress(Exception),
-            self._spans.span("gpu.result", self._span.span_id, item=claimed.index),
+            self._spans.span("gpu.result", self._span.span_id, item=at_work.index),
         ):
-            marks.conclude(claimed.http, claimed.marks, result)
+            marks.conclude(self.http, at_work.item.marks, result)
 
 
 class _Watched:
     """`engine.Work` of one item: what its engine says goes to its marks, what it shows and saves to its links."""
 
-    def __init__(self, call: _Call, http: httpx.Client, index: int, item: Item) -> None:
-        self._call, self._http, self._index, self._item = call, http, index, item
+    def __init__(self, call: _Call, at_work: _AtWork) -> None:
+        self._call, self._at_work = call, at_work
         self.shown: dict[str, StoredOutput] = {}
 
     def tell(self, fraction: float, facts: Facts | None = None) -> None:
         step = DOWNLOADED + (WORKED - DOWNLOADED) * min(max(fraction, 0.0), 1.0)
-        self._call._reached(self._index, step, facts, self.shown)
+        self._call._reached(self._at_work, step, facts, self.shown)
 
     def show(self, role: str, output: Output) -> None:
         from gpu_functions import transfer
 
-        if role not in self._item.outputs:
+        outputs = self._at_work.item.outputs
+        if role not in outputs:
             raise error("MESSAGE_INVALID", f"no write URL for the output '{role}'")
         if not self._call.stopped.is_set():
-            self.shown[role] = transfer.upload(self._http, self._item.outputs[role], output)
+            self.shown[role] = transfer.upload(self._call.http, outputs[role], output)
 
     def checkpoint(self) -> bytes | None:
         from gpu_functions import transfer
 
-        return transfer.saved(self._http, self._item.checkpoint) if self._item.checkpoint else None
+        item = self._at_work.item
+        return transfer.saved(self._call.http, item.checkpoint) if item.checkpoint else None
 
     def save(self, checkpoint: bytes) -> None:
         from gpu_functions import transfer
 
-        if self._item.checkpoint and not self._call.stopped.is_set():
-            transfer.save(self._http, self._item.checkpoint, checkpoint)
+        item = self._at_work.item
+        if item.checkpoint and not self._call.stopped.is_set():
+            transfer.save(self._call.http, item.checkpoint, checkpoint)
 
 
 def _joined(work: Callable[[], None], seconds: float) -> bool:

@@ -6,7 +6,7 @@ Names and attributes are API. None of them holds user data.
     gpu.call      function, engine, device, items
     gpu.claim     item                   item = position in the request, from 0; of items with marks
     gpu.download  item, bytes
-    gpu.engine    item, engine
+    gpu.engine    item, engine           of items that are worked on together they overlap
     gpu.upload    item, bytes
     gpu.result    item                   of items with marks; travels in the answer only
     each          error.code, when it ended with an error
@@ -61,10 +61,15 @@ class Spans:
         try:
             yield span
         except BaseException as problem:
-            span.attributes["error.code"] = problem.code if isinstance(problem, SafelightError) else "INTERNAL"
+            self.end(span, problem)
             raise
-        finally:
-            self.records.append(span.so_far())
+        self.end(span)
+
+    def end(self, span: Span, problem: BaseException | None = None) -> None:
+        """Record a span that was begun by hand, as over now; `problem` is what ended it, if anything did."""
+        if problem is not None:
+            span.attributes["error.code"] = problem.code if isinstance(problem, SafelightError) else "INTERNAL"
+        self.records.append(span.so_far())
 
 
 def parent_of(traceparent: str | None) -> str:
