@@ -29,7 +29,7 @@ _NO_MEMORY: Final = "out of memory"  # how libvips words a failed allocation
 
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # at DEBUG it logs whole pictures, at WARNING what libvips says
 pyvips.block_untrusted_set(True)
-pyvips.concurrency_set(1)  # one picture per process and core; more workers, not more threads
+pyvips.concurrency_set(1)  # one thread per picture: who has more cores opens more pictures at once
 pyvips.cache_set_max(20)
 pyvips.cache_set_max_mem(_CACHE_BYTES)
 
@@ -83,6 +83,15 @@ def read(data: bytes, enough: int | None = None) -> Picture:
     if alpha is None:
         return Picture(array, None)
     return Picture(np.ascontiguousarray(array[..., :3]), np.ascontiguousarray(array[..., 3]))
+
+
+def decoded_bytes(data: bytes) -> int:
+    """How much memory its pixels take once it is read, by its header; 0 of what cannot be read."""
+    try:
+        image = pyvips.Image.new_from_buffer(data, "", access="sequential")
+    except pyvips.Error:
+        return 0
+    return int(image.width * image.height * (3 if image.format in ("uchar", "char") else 6))
 
 
 def _to_srgb(image: pyvips.Image, deep: bool) -> pyvips.Image:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from contracts.errors import SafelightError
 from gpu_functions import images
 from gpu_functions.style import bundle, exposure, grid
-from gpu_functions.style.adaptive import look_of, predicted
+from gpu_functions.style.adaptive import Predictor, look_of
 from gpu_functions.style.apply import CubeLut
 from gpu_functions.style.bundle import Style, thumbnail
 from tests.pixels.gpu_functions.pictures import encode
@@ -181,6 +181,6 @@ def test_a_black_picture_has_no_gains_and_is_refused_in_words() -> None:
 
 
 def test_a_predictor_sees_what_the_bundle_calls_a_thumbnail() -> None:
-    gains, weights = predicted(model().SerializeToString(), thumbnail(grey(51)))
+    gains, weights = Predictor(model().SerializeToString()).of(thumbnail(grey(51)))
     assert gains == pytest.approx([TARGET / 0.2] * 3, rel=1e-3)  # float32 means of 65,536 numbers
     assert weights.tolist() == [1.0, 0.0]

@@ -1,4 +1,4 @@
-"""What a learnt style does to one picture: its predictor looks at a thumbnail, and all becomes one LUT.
+"""What a style does to pictures: of a learnt one the predictor looks at a thumbnail, and all becomes one LUT.
 
 The predictor is a small ONNX model that comes with the style, so it is hostile until it is known not to be:
 its inputs, outputs and operators must be those of a predictor. None of these loops, or reads a file; how much
@@ -40,42 +40,74 @@ class Look:
 
 
 def look_of(lut: bytes, pixels: Pixels) -> Look:
-    """What `lut`, a .cube or a learnt style, does to this picture. Raises STYLE_INVALID.
+    """What `lut`, a .cube or a learnt style, does to this picture. Raises STYLE_INVALID."""
+    return Looks(lut).of(pixels)
 
-    Of a learnt style `confidence` is the share of the picture's colours that the pairs had shown.
+
+class Looks:
+    """One style, read once, and asked for each picture. Threads may ask at the same time.
+
+    The predictor sees one picture at a time, also of many: it is hostile, and could otherwise carry what one shows
+    into another's colours. Nothing is lost by it (docs/performance.md).
     """
-    if lut[4:8] != _LENGTH:
-        given = cube.parse(lut)
-        return Look(given, {"kind": "fixed", "lut_size": int(given.table.shape[0])})
-    from gpu_functions.style import bundle  # here and not above: a .cube needs neither OpenCV nor safetensors
 
-    style = bundle.read(lut)
-    thumbnail = bundle.thumbnail(pixels)
-    facts: Facts = {"kind": "fixed", "lut_size": grid.SIZE}
-    gains, weights = np.ones(3, np.float32), np.ones(1, np.float32)
-    if style.predictor is not None:
-        gains, weights = predicted(style.predictor, thumbnail)
-        facts |= {"kind": "adaptive", "gains": [round(float(gain), 4) for gain in gains]}
-    baked = bundle.baked(style, gains, weights)
-    colours = grid.from_light(grid.to_light(thumbnail.transpose(1, 2, 0)) * gains)
-    sure = float(grid.read(style.confidence, colours).mean())
-    return Look(baked, facts | {"confidence": round(sure, 4)})
+    def __init__(self, lut: bytes) -> None:
+        """Of `lut`, a .cube or a learnt style. Raises STYLE_INVALID."""
+        self._given: cube.Cube | None = None
+        self._predictor: Predictor | None = None
+        if lut[4:8] != _LENGTH:
+            self._given = cube.parse(lut)
+            return
+        from gpu_functions.style import bundle  # here and not above: a .cube needs neither OpenCV nor safetensors
+
+        self._style = bundle.read(lut)
+        if self._style.predictor is not None:
+            self._predictor = Predictor(self._style.predictor)
+
+    def of(self, pixels: Pixels) -> Look:
+        """What it does to this picture. Raises STYLE_INVALID.
+
+        Of a learnt style `confidence` is the share of the picture's colours that the pairs had shown.
+        """
+        if self._given:
+            return Look(self._given, {"kind": "fixed", "lut_size": int(self._given.table.shape[0])})
+        from gpu_functions.style import bundle
+
+        thumbnail = bundle.thumbnail(pixels)
+        facts: Facts = {"kind": "fixed", "lut_size": grid.SIZE}
+        gains, weights = np.ones(3, np.float32), np.ones(1, np.float32)
+        if self._predictor:
+            gains, weights = self._predictor.of(thumbnail)
+            facts |= {"kind": "adaptive", "gains": [round(float(gain), 4) for gain in gains]}
+        baked = bundle.baked(self._style, gains, weights)
+        colours = grid.from_light(grid.to_light(thumbnail.transpose(1, 2, 0)) * gains)
+        sure = float(grid.read(self._style.confidence, colours).mean())
+        return Look(baked, facts | {"confidence": round(sure, 4)})
 
 
-def predicted(model: bytes, thumbnail: grid.Floats) -> tuple[grid.Floats, grid.Floats]:
-    """Gains [3] and weights [K] for a picture, by the style's model. Raises STYLE_INVALID."""
-    import onnxruntime
+class Predictor:
+    """The model of a style, ready to run."""
 
-    _expect_harmless(model)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # it would write to stderr what is in the model
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        gains, weights = session.run(["gains", "weights"], {"thumbnail": thumbnail[None]})
-    except Exception:  # its errors share no base, and quote the model
-        raise _invalid("its predictor does not run") from None
-    return _first(gains), _first(weights)
+    def __init__(self, model: bytes) -> None:
+        """Raises STYLE_INVALID."""
+        import onnxruntime
+
+        _expect_harmless(model)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # it would write to stderr what is in the model
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception:  # its errors share no base, and quote the model
+            raise _invalid("its predictor does not run") from None
+
+    def of(self, thumbnail: grid.Floats) -> tuple[grid.Floats, grid.Floats]:
+        """Gains [3] and weights [K] for a picture by its thumbnail [3, 256, 256]. Raises STYLE_INVALID."""
+        try:
+            gains, weights = self._session.run(["gains", "weights"], {"thumbnail": thumbnail[None]})
+        except Exception:
+            raise _invalid("its predictor does not run") from None
+        return _first(gains), _first(weights)
 
 
 def _first(batch: npt.NDArray[Any]) -> grid.Floats:

@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(taught: Ta
 def test_the_model_in_the_bundle_computes_what_torch_does(taught: Taught) -> None:
     _, unseen, _, found = taught
     for pair in unseen[:4]:
-        gains, weights = adaptive.predicted(network.model(found), pair.thumbnail)
+        gains, weights = adaptive.Predictor(network.model(found)).of(pair.thumbnail)
         assert (gains == 1.0).all()
         assert weights == pytest.approx(found.weights(pair.thumbnail), abs=1e-5)
     assert weights[0] == 1.0
