@@ -239,8 +239,10 @@ class Visitor:
         return Run(code, machine, usage.cold, run_s, bill, self._vendors.terms.currency)
 
     def _over(self, watch: Watch, call: Call) -> None:
+        """Room is made by whole submissions: what waits for it would otherwise go one by one, as these end."""
         self._watches.drop(watch, call)
-        self._room.set()
+        if not watch.calls:
+            self._room.set()
 
     # -- it is not over -------------------------------------------------------------------------
 
