@@ -128,7 +128,9 @@ def torch_tetrahedra(table: Array, pixels: Array) -> Array:
     from gpu_functions.style import cube, tensor
 
     torch.set_num_threads(1)
-    return tensor.apply(pixels, cube.Cube(table, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), torch.device("cpu"))
+    lut = cube.Cube(table, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    [found] = tensor.apply([pixels], [lut], torch.device("cpu"))
+    return found
 
 
 def torch_grid_sample(table: Array, pixels: Array) -> Array:

@@ -43,18 +43,19 @@ def replace_worker(folder: Path) -> None:
 
 def main(folder: Path, arguments: list[str]) -> int:
     """As `gpu_functions` does, but for what FOLDER says."""
-    from contracts.errors import error
+    from contracts.envelope import ItemError, ItemResult
     from gpu_functions import __main__ as worker
     from gpu_functions import runner
     from tests.chaos import hooks, points
 
     trap = hooks.Trap(folder)
-    steps = runner._Call._steps
+    read, store = runner._Call._task, runner._Call._stored
     key = ""  # of the call that runs: there is one at a time
 
-    def held(self: Any, http: Any, index: int, item: Any) -> Any:
+    def begun(self: Any, at_work: Any) -> Any:
+        """Its inputs are about to be read."""
         nonlocal key
-        key = item.id
+        key = at_work.item.id
         hooks.write(folder / BEGUN, key)
         if (named := folder / POINT).exists():
             trap.point = points.BY_NAME[named.read_text()]
@@ -63,12 +64,18 @@ def main(folder: Path, arguments: list[str]) -> int:
             time.sleep(0.01)
         if (folder / FAIL).exists():
             (folder / FAIL).unlink()
-            raise error("CALL_LOST")
-        result = steps(self, http, index, item)
+            self._ended(at_work, ItemResult(id=key, error=ItemError(code="CALL_LOST")))
+            return None
+        return read(self, at_work)
+
+    def stored(self: Any, at_work: Any, *made: Any) -> Any:
+        """What was made of it is stored, and told to nobody."""
+        result = store(self, at_work, *made)
         trap.ran("style" if self.row.function == "style.apply" else self.row.function, key)
         return result
 
-    runner._Call._steps = held  # type: ignore[method-assign]
+    runner._Call._task = begun  # type: ignore[method-assign]
+    runner._Call._stored = stored  # type: ignore[method-assign]
     for row in points.BOUNDARIES:
         if row.package == "gpu_functions":
             hooks.guard(trap, row, lambda: [f"call {key}"])

@@ -155,11 +155,12 @@ def apply(pictures: Sequence[Pixels], luts: Sequence[Cube], device: torch.device
         table, points = torch.from_numpy(tables).to(device), len(tables) // len(alike)
         for band in bands([len(flat[index]) for index in alike], pixels_max):
             codes = torch.cat([flat[alike[one]][start:end] for one, start, end in band]).to(device).to(torch.int32)
-            lengths = torch.tensor([end - start for _, start, end in band], device=device)
+            lengths = [end - start for _, start, end in band]
             first = torch.tensor([one * points for one, _, _ in band], dtype=torch.int32, device=device)
-            colours = tetrahedral(codes, axes, table, first.repeat_interleave(lengths)).clamp_(0.0, 1.0)
+            firsts = first.repeat_interleave(torch.tensor(lengths, device=device))
+            colours = tetrahedral(codes, axes, table, firsts).clamp_(0.0, 1.0)
             rounded = colours.mul_(white).round_().to(flat[alike[0]].dtype).cpu()
-            for (one, start, end), part in zip(band, rounded.split(lengths.tolist()), strict=True):
+            for (one, start, end), part in zip(band, torch.split(rounded, lengths), strict=True):
                 styled[alike[one]][start:end] = part
     return [one.numpy().reshape(picture.shape) for one, picture in zip(styled, pictures, strict=True)]
 
