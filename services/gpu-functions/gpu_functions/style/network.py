@@ -37,6 +37,7 @@ HELD_OUT: Final = 6  # one pair of so many says when to stop
 PATIENCE: Final = 20  # epochs without a better one
 RATE: Final = 3e-3
 PACE: Final = 0.3  # of the network, beside the residuals
+SPREAD: Final = 1.5  # of the scores over all pairs, before tanh: most of its slope is inside
 SMOOTH: Final = 3e-5  # of a residual's squared second differences, beside the mean squared error
 STEPS: Final = 1e-2  # of squared steps backwards where weights are at their ends: between LUTs that rise all do
 KEPT_EVERY: Final = 5  # epochs between two checkpoints
@@ -117,7 +118,10 @@ class _Course:
         self._base = torch.from_numpy(np.ascontiguousarray(base[::2, ::2, ::2])).to(where)
         ends = [(1.0, *signs) for signs in product((-1.0, 1.0), repeat=BASES - 1)]
         self._ends = torch.tensor(ends, device=where)  # weights between which all others lie
-        self._held_out = list(range(HELD_OUT - 1, len(pairs), HELD_OUT)) or [len(pairs) - 1]
+        drawn = np.random.default_rng(seed).permutation(
+            len(pairs)
+        )  # not every sixth: a bracket of exposures is periodic
+        self._held_out = sorted(drawn[: max(1, len(pairs) // HELD_OUT)].tolist())
         self._taught = [index for index in range(len(pairs)) if index not in self._held_out]
         if kept is None or kept.shape != (ROWS, NUMBERS) or kept.dtype != np.float32:
             kept = np.zeros((ROWS, NUMBERS), np.float32)
@@ -132,6 +136,7 @@ class _Course:
 
     def step(self, rate: float) -> None:
         """One epoch: every pair once, in an order of its own, half of the batches mirrored."""
+        self._even()
         random = np.random.default_rng([self._seed, self.epoch])
         order = random.permutation(self._taught)
         for batch in np.array_split(order, max(1, len(order) // BATCH)):
@@ -143,6 +148,19 @@ class _Course:
             loss = float(self._error(np.array(self._held_out), mirrored=False))
         if loss < self.loss:
             self.loss, self.best_epoch, self.best = loss, self.epoch, self._numbers.detach().clone()
+
+    def _even(self) -> None:
+        """Let the scores have the mean 0 and the same spread over all pairs.
+
+        They would otherwise drift to one end of tanh, all alike, from where no slope leads back: five of eight
+        trainings ended as one LUT. Nothing is lost by it: what all pictures have in common is the first basis's.
+        """
+        with torch.no_grad():
+            parts = _parts(self._numbers)
+            shown = _shown(parts, self._looked_at[torch.tensor(self._taught, device=self._where)])
+            weight = parts["head.weight"]
+            weight *= SPREAD / ((shown @ weight.T).std(0, correction=0) + 1e-6)[:, None]
+            parts["head.bias"].copy_(-(shown @ weight.T).mean(0))
 
     def state(self) -> Floats:
         """All that it takes to go on from here."""

@@ -33,7 +33,7 @@ from gpu_functions.style.prepare import Prepared, prepare
 if TYPE_CHECKING:
     from gpu_functions.style.network import Network
 
-TRAINER: Final = "pairs-lut@1"
+TRAINER: Final = "pairs-lut@2"
 PAIRS_MIN: Final = 5
 SHOWN: Final = 3  # pairs of the contact sheet
 THREADS_MAX: Final = 2  # cores that one training may take

@@ -78,6 +78,16 @@ def test_it_beats_every_fixed_look_on_pictures_that_it_has_not_seen(taught: Taug
     assert np.mean(reached) > best_of_fixed(known, unseen) + learn.EARNED_DB
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("pairs", [16, 23])
+def test_it_never_ends_as_one_lut_for_all(taught: Taught, pairs: int, seed: int) -> None:
+    """Scores that drift to one end of tanh find no way back: of sets and seeds like these most did."""
+    known, unseen, base, _ = taught
+    found = network.learn(base, known[:pairs], seed, 12)
+    spread = np.array([found.weights(pair.thumbnail) for pair in unseen]).std(0)
+    assert spread.max() > 0.2
+
+
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(taught: Taught) -> None:
     known, _, base, found = taught
     first, again, other = (network.learn(base, known[:8], seed, 3) for seed in (7, 7, 8))
@@ -140,7 +150,7 @@ def test_a_network_is_for_large_sets_and_where_torch_is(monkeypatch: pytest.Monk
     assert not COURSE.is_for(200)
     monkeypatch.setattr(catalog, "find_spec", lambda name: None if name == "torch" else name)
     row = choose("style.train", device="gpu").row
-    assert (row.label, row.device) == ("pairs-lut@1", "cpu")
+    assert (row.label, row.device) == ("pairs-lut@2", "cpu")
 
 
 def test_it_is_taken_only_where_it_has_earned_it_as_an_adaptive_look_must() -> None:

@@ -24,8 +24,8 @@ def everywhere(picture: looks.Picture) -> np.ndarray:
 
 
 def test_the_engine_is_in_the_catalog() -> None:
-    assert choose("style.train").row.label == "pairs-lut@1"
-    assert choose("style.train", device="gpu").row.label == "pairs-lut-torch@1"  # networks are taught there
+    assert choose("style.train").row.label == "pairs-lut@2"
+    assert choose("style.train", device="gpu").row.label == "pairs-lut-torch@2"  # networks are taught there
 
 
 def test_a_learnt_look_grades_a_photo_that_no_pair_showed(training: Training) -> None:
