@@ -39,7 +39,7 @@ from tests.pixels.gpu_functions.style.test_network import edited, scene
 from tests.servers.models import NatsServer
 
 NAME = "two-minds"
-PAIRS = 24
+PAIRS = 30
 UNSEEN = (101, 100)  # a mosaic and fog that were not among the pairs
 WITHOUT_TORCH = """
 import sys
@@ -156,7 +156,7 @@ async def test_it_grades_what_it_has_not_seen_on_a_cpu_without_torch_as_on_a_gpu
         cpu, gpu = (_pixels(graded_[seed, provider]) for provider in engines)
         assert np.abs(cpu - gpu).max() <= 1, "half a code may be rounded to either side"
         assert _psnr(cpu, wanted) > _psnr(photo, wanted) + 6, "nearer to the edit than the photo was"
-        assert _psnr(cpu, wanted) > _psnr(cpu, edited(photo, seed + 1)) + 3, "and of the two edits it is this kind's"
+        assert _psnr(cpu, wanted) > _psnr(cpu, edited(photo, seed + 1)) + 6, "and of the two edits it is this kind's"
 
     files = [tmp_path / name for name in ("style", "photo", "alone")]
     files[0].write_bytes(await house.part(f"{NAME}@2", "style"))
