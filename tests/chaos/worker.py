@@ -75,7 +75,7 @@ def main(folder: Path, arguments: list[str]) -> int:
         return result
 
     runner._Call._task = begun  # type: ignore[method-assign]
-    runner._Call._stored = stored  # type: ignore[method-assign]
+    runner._Call._stored = stored  # type: ignore[method-assign, assignment]
     for row in points.BOUNDARIES:
         if row.package == "gpu_functions":
             hooks.guard(trap, row, lambda: [f"call {key}"])
