@@ -144,7 +144,7 @@ async def test_a_large_set_is_taught_to_a_network_by_its_pipeline(house: House, 
 async def test_it_grades_what_it_has_not_seen_on_a_cpu_without_torch_as_on_a_gpu(
     house: House, learnt: dict[str, Any], tmp_path: Path
 ) -> None:
-    engines = {"local": "cube-lut@2", "box": "tensor-lut@1"}
+    engines = {"local": "cube-lut@3", "box": "tensor-lut@1"}
     before = {seed: scene(seed) for seed in UNSEEN}
     graded_ = {
         (seed, provider): await _graded(house, provider, encode(photo), engine)
