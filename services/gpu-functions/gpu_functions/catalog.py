@@ -86,7 +86,7 @@ CATALOG: Final = (
     EngineRow("splat.make",     "sharp",          1, "gpu", "gpu_functions.splat.sharp:Sharp",         12_000,
               weights=("sharp_2572gikvuh.pt",), packages=("sharp", "gsplat", "torch")),
     EngineRow("splat.make",     "relief",         1, "cpu", "gpu_functions.splat.relief:Relief",       600),
-    EngineRow("ocr.read",       "paddleocr-vl",   1, "gpu", "gpu_functions.ocr.vl:PaddleOcrVl",       20_000,
+    EngineRow("ocr.read",       "paddleocr-vl",   2, "gpu", "gpu_functions.ocr.vl:PaddleOcrVl",       20_000,
               weights=PADDLEOCR_VL, packages=("vllm", "rapidocr", "onnxruntime")),
     EngineRow("ocr.read",       "paddleocr",      1, "gpu", "gpu_functions.ocr.paddle:PaddleOcr",      4_000,
               weights=("PP-OCRv6_det_medium.onnx", "PP-OCRv6_rec_medium.onnx"),

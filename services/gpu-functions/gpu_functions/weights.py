@@ -52,19 +52,32 @@ def _table(*rows: Weight) -> dict[str, Weight]:
     return table
 
 
-# A model that is a repository of files: each is a row, named by the model and the file. The list is that of the
-# model's first release; its sizes are bounds, since nobody here has ever held the files.
-PADDLEOCR_VL: Final = tuple(
-    f"PaddleOCR-VL-1.6.{file}"
-    for file in (
-        "model.safetensors", "tokenizer.json", "tokenizer.model", "config.json", "generation_config.json",
-        "preprocessor_config.json", "processor_config.json", "tokenizer_config.json", "added_tokens.json",
-        "special_tokens_map.json", "chat_template.jinja", "configuration_paddleocr_vl.py",
-        "image_processing_paddleocr_vl.py", "modeling_paddleocr_vl.py", "processing_paddleocr_vl.py",
-    )
-)  # fmt: skip
-_PADDLEOCR_VL_BYTES: Final = {"model.safetensors": 2_000_000_000, "tokenizer.json": 12_000_000}
-_PADDLEOCR_VL_URL: Final = "https://huggingface.co/PaddlePaddle/PaddleOCR-VL-1.6/resolve/main/"
+# A model that is a repository of files: each is a row, named by the model and the file. Nobody here has ever held
+# these files: length and sha256 are those that several public programs pin for this revision, and agree on.
+_PADDLEOCR_VL_URL: Final = (
+    "https://huggingface.co/PaddlePaddle/PaddleOCR-VL-1.6/resolve/c5630abae1d940eafe0697512a0325494b02ab42/"
+)
+# fmt: off
+_PADDLEOCR_VL: Final = {
+    "model.safetensors":              (1917255968, "85a479d506a11e724e7285d395c551be69f41dbc16b6342d3cacfb189aed71db"),
+    "tokenizer.json":                   (11189060, "c8a215a59183d0d0781adc33bacd3ce6162716f7fd568fb30234a74d69803a7d"),
+    "tokenizer.model":                  ( 1614363, "34ef7db83df785924fb83d7b887b6e822a031c56e15cff40aaf9b982988180df"),
+    "config.json":                      (    2059, "ce7f4565f8b1db78532ad5d1b9ebe55c2139d49bd4cb04778b580a08a598f171"),
+    "generation_config.json":           (     133, "a6701d78ab3b4d972307cdec3b69d4c13f46e0d5140514f50ab7d84259324b94"),
+    "preprocessor_config.json":         (     641, "111872ab1e8bb7fd040ac5087bfced7ab8f011f02139b088cba294964c3b1d0e"),
+    "processor_config.json":            (     137, "1568858960a9760c54431dae693a6152e601ff55cdf6d2eab97a4a99958faea0"),
+    "tokenizer_config.json":            (  186947, "1f979337347cc0cb72a6282d8a23ed183539aa81a87a906f022aee2bab83c7c5"),
+    "added_tokens.json":                (   25381, "f59f889088e0fe21c523e7cf121bb6dca3b0bb148cb7159fbb4572c74dfc5644"),
+    "special_tokens_map.json":          (    1151, "d3a125c03103deb2acaf7730791bdbbf196f620e5a2213b664511ff9b4b25bab"),
+    "chat_template.jinja":              (    1474, "2f27812dab7f333e471884e0c803d807f11953d5453140dfb1aaba234f872bc8"),
+    "configuration_paddleocr_vl.py":    (    8104, "753dd93654c3a9c8c85a3eaee1e3092dd12591b0f2dce0305e1abfb7a41ff160"),
+    "image_processing_paddleocr_vl.py": (   25032, "a4fa521b9cb16e207f94b7f2d16427771776dfc634420d319fc4916ee58049ec"),
+    "modeling_paddleocr_vl.py":         (  103889, "c5013dff57ca8b87dc1de64d0fd839a44313de09d230a4fb2d08289d2cad5111"),
+    "processing_paddleocr_vl.py":       (   12253, "e29cb1e5f275f2bd3ce051bd5c9983a33894e693b2823a0e13d4c07c8c4f9e13"),
+}
+# fmt: on
+PADDLEOCR_VL_LAYOUT: Final = "PP-DocLayoutV3.onnx"  # which says where its blocks are
+PADDLEOCR_VL: Final = (PADDLEOCR_VL_LAYOUT, *(f"PaddleOCR-VL-1.6.{file}" for file in _PADDLEOCR_VL))
 _PP_OCR_URL: Final = "https://www.modelscope.cn/models/RapidAI/RapidOCR/resolve/v3.10.0/onnx/PP-OCRv6/"
 
 # fmt: off
@@ -91,15 +104,19 @@ WEIGHTS: Final[dict[str, Weight]] = _table(
            "https://github.com/Sanster/models/releases/download/add_big_lama/big-lama.pt",
            205_669_692, "344c77bbcb158f17dd143070d1e789f38a66c04202311ae3a258ef66667a9ea9",
            "Apache-2.0, as its authors say in advimman/lama#230; trained on Places", commercial=True),
-    # Their sha256 are published (92078b73..., eef44482...), their lengths are not: to be pinned when first pulled.
-    Weight("PP-OCRv6_det_medium.onnx", f"{_PP_OCR_URL}det/PP-OCRv6_det_medium.onnx", 100_000_000, None,
+    Weight("PP-OCRv6_det_medium.onnx", f"{_PP_OCR_URL}det/PP-OCRv6_det_medium.onnx",
+           62_119_454, "92078b7355007ccfffcd4c8cd441a3afd4538904d06881b29a155e1e679907c2",
            "Apache-2.0", commercial=True),
-    Weight("PP-OCRv6_rec_medium.onnx", f"{_PP_OCR_URL}rec/PP-OCRv6_rec_medium.onnx", 150_000_000, None,
+    Weight("PP-OCRv6_rec_medium.onnx", f"{_PP_OCR_URL}rec/PP-OCRv6_rec_medium.onnx",
+           76_629_984, "eef444829dbbe18d7fea59a3f6eb75647518d2b3a9568d27c92e42940204894b",
+           "Apache-2.0", commercial=True),
+    Weight(PADDLEOCR_VL_LAYOUT,
+           "https://huggingface.co/PaddlePaddle/PP-DocLayoutV3_onnx/resolve/46bbdf188bb0a772c08aed74882ce7e51a8f1ea6/"
+           "inference.onnx", 130_502_049, "45bf71750b00739a41fc209f132eb104a4d6b5bb29483c9078164d8b87cf28ba",
            "Apache-2.0", commercial=True),
     *(
-        Weight(name, _PADDLEOCR_VL_URL + (file := name.removeprefix("PaddleOCR-VL-1.6.")),
-               _PADDLEOCR_VL_BYTES.get(file, 2_000_000), None, "Apache-2.0", commercial=True)
-        for name in PADDLEOCR_VL
+        Weight(f"PaddleOCR-VL-1.6.{file}", _PADDLEOCR_VL_URL + file, size, pin, "Apache-2.0", commercial=True)
+        for file, (size, pin) in _PADDLEOCR_VL.items()
     ),
 )
 # fmt: on

@@ -213,7 +213,7 @@ def test_parameters_have_bounds(reader: PpOcr, parameters: Any) -> None:
 def test_the_cpu_is_who_reads_where_no_weights_are() -> None:
     chosen = choose("ocr.read", "gpu")
     assert chosen.row.label == "ppocr-onnx@1"
-    assert [passed.partition(":")[0] for passed in chosen.passed_over] == ["paddleocr-vl@1", "paddleocr@1"]
+    assert [passed.partition(":")[0] for passed in chosen.passed_over] == ["paddleocr-vl@2", "paddleocr@1"]
 
 
 def test_a_call_answers_with_objects_and_numbers_and_no_word_of_the_page(storage: Storage) -> None:

@@ -1,4 +1,7 @@
-"""PaddleOCR-VL's engine against a peer on loopback that answers as vLLM does; vLLM itself needs a GPU."""
+"""PaddleOCR-VL's engine against a peer on loopback that answers as vLLM does; vLLM itself needs a GPU.
+
+Its layout model, whose weights are not here either, is stood in for by a file with the same inputs and outputs.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,11 @@ from contracts.ocr import Kind
 from gpu_functions.engine import Place
 from gpu_functions.ocr import vllm
 from gpu_functions.ocr.ppocr import PpOcr
-from gpu_functions.ocr.vl import PREFIX, READ, TABLE, PaddleOcrVl
+from gpu_functions.ocr.regions import LABELS
+from gpu_functions.ocr.vl import FORMULA, PREFIX, READ, TABLE, PaddleOcrVl
+from gpu_functions.weights import PADDLEOCR_VL_LAYOUT
 from tests.bench.ocr import error_rates, right_fields
-from tests.pixels.gpu_functions.ocr import papers, stand_in_vllm
+from tests.pixels.gpu_functions.ocr import papers, stand_in_layout, stand_in_vllm
 from tests.pixels.gpu_functions.ocr.stand_in_vllm import Peer, said_as
 
 PROGRAM = Path(stand_in_vllm.__file__)
@@ -47,11 +52,58 @@ def peer(reader: PpOcr) -> Iterator[Peer]:
     server.server_close()
 
 
-def test_a_page_is_read_block_by_block(peer: Peer) -> None:
+def engine(peer: Peer, folder: Path, rows: stand_in_layout.Rows = stand_in_layout.NOTHING) -> PaddleOcrVl:
+    """The engine, whose layout model tells `rows` of every page."""
+    file = stand_in_layout.export(folder / PADDLEOCR_VL_LAYOUT, rows)
+    return PaddleOcrVl(Place("gpu", {PADDLEOCR_VL_LAYOUT: file}), peer.url)
+
+
+def row(label: str, box: tuple[float, float, float, float], rank: int) -> list[float]:
+    """What the model tells of one region; `box` is x, y, width, height in pixels."""
+    x, y, width, height = box
+    return [LABELS.index(label), 0.9, x, y, x + width, y + height, rank]
+
+
+def test_a_page_is_read_region_by_region_in_the_order_that_the_layout_model_says(
+    peer: Peer, reader: PpOcr, tmp_path: Path
+) -> None:
     paper = papers.small()
-    outputs, facts = PaddleOcrVl(Place("gpu"), peer.url).run({"image": papers.png(paper.pixels)}, {})
+    labels = {Kind.TITLE: "doc_title", Kind.TABLE: "table", Kind.TEXT: "text"}
+    known = papers.page_of(reader.run({"image": papers.png(paper.pixels)}, {})[0])
+    rows = [
+        row(labels[block.kind], tuple(np.array(block.box) * np.tile([known.width, known.height], 2)), rank)
+        for rank, block in enumerate(known.blocks)
+    ]
+    outputs, _ = engine(peer, tmp_path, np.array(rows[::-1], np.float32)).run({"image": papers.png(paper.pixels)}, {})
     page = papers.page_of(outputs)
-    assert page.engine == "paddleocr-vl@1"
+    assert [block.kind for block in page.blocks] == [block.kind for block in known.blocks]
+    assert error_rates(paper, page)[0] <= 0.01
+    assert right_fields(paper, page) == (7, 7)
+    assert all(line.quad for _, line in papers.lines(page))
+
+
+def test_what_a_region_is_decides_what_the_model_is_asked(peer: Peer, tmp_path: Path) -> None:
+    height, width = PIECE.shape[:2]
+    rows = [
+        row("display_formula", (0, 0, width, height / 2), 1),
+        row("image", (0, height * 0.9, 40, height * 0.1), 0),  # without a line in it: there is nothing to read
+        row("header", (0, height / 2, width, height / 2), 2),
+    ]
+    peer.next = [said_as("x^2"), said_as("running head")]
+    reading = engine(peer, tmp_path, np.array(rows, np.float32))
+    page = papers.page_of(reading.run({"image": papers.png(PIECE)}, {})[0])
+    assert [(block.kind, [line.text for line in block.lines]) for block in page.blocks] in (
+        [(Kind.FORMULA, ["x^2"]), (Kind.OTHER, ["running head"])],
+        [(Kind.FORMULA, ["running head"]), (Kind.OTHER, ["x^2"])],  # they are asked at once
+    )
+    assert sorted(peer.asked) == sorted([FORMULA, READ])
+
+
+def test_lines_that_the_layout_model_overlooks_are_read_all_the_same(peer: Peer, tmp_path: Path) -> None:
+    paper = papers.small()
+    outputs, facts = engine(peer, tmp_path).run({"image": papers.png(paper.pixels)}, {})
+    page = papers.page_of(outputs)
+    assert page.engine == "paddleocr-vl@2"
     assert error_rates(paper, page)[0] <= 0.01
     assert right_fields(paper, page) == (7, 7)
     assert sorted(peer.asked) == [READ] * (len(page.blocks) - 1) + [TABLE]
@@ -61,9 +113,9 @@ def test_a_page_is_read_block_by_block(peer: Peer) -> None:
     assert all(line.quad for _, line in papers.lines(page))  # the peer breaks lines as they were found
 
 
-def test_lines_that_are_not_those_that_were_found_have_no_place(peer: Peer) -> None:
+def test_lines_that_are_not_those_that_were_found_have_no_place(peer: Peer, tmp_path: Path) -> None:
     peer.next = [said_as("one line in place of four")]
-    outputs, _ = PaddleOcrVl(Place("gpu"), peer.url).run({"image": papers.png(PIECE)}, {})
+    outputs, _ = engine(peer, tmp_path).run({"image": papers.png(PIECE)}, {})
     ((_, line),) = papers.lines(papers.page_of(outputs))
     assert line.text == "one line in place of four"
     assert line.quad is None
@@ -83,10 +135,12 @@ def test_lines_that_are_not_those_that_were_found_have_no_place(peer: Peer) -> N
     ],
     ids=["a failure", "a refusal", "no JSON", "no choice", "no text", "nested without end", "text without end"],
 )
-def test_an_answer_that_is_none_ends_with_a_code_and_is_not_quoted(peer: Peer, answer: int | bytes, code: str) -> None:
+def test_an_answer_that_is_none_ends_with_a_code_and_is_not_quoted(
+    peer: Peer, tmp_path: Path, answer: int | bytes, code: str
+) -> None:
     peer.next = [answer]
     with pytest.raises(SafelightError) as refused:
-        PaddleOcrVl(Place("gpu"), peer.url).run({"image": papers.png(PIECE)}, {})
+        engine(peer, tmp_path).run({"image": papers.png(PIECE)}, {})
     assert refused.value.code == code
     assert "secret" not in str(refused.value)
 
