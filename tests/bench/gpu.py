@@ -5,8 +5,10 @@ says which: speed and memory do not depend on their values, what comes out does,
 the table is written to docs/performance.md under the card's name. `--device cpu --small` shows that all of it
 runs where no card is; its figures say nothing about a card, and are not written down.
 
-    whole    an item from bytes to bytes: decoding, the network, PNG; seconds are the median
-    heavy    the network alone, by precision and batch; FLOPs are torch's count (it knows no FFT: LaMa does more)
+    whole     an item from bytes to bytes: decoding, the network, PNG; seconds are the median; 100 pairs are learnt once
+    together  items of one call, as the runner gives them to an engine that takes several at once; by their number
+    course    the steps of a style's network, and how many 100 pairs need
+    heavy     the network alone, by precision and batch; FLOPs are torch's count (it knows no FFT: LaMa does more)
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,10 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from contracts.errors import SafelightError
 from gpu_functions.catalog import CATALOG, EngineRow
-from gpu_functions.engine import Place
+from gpu_functions.engine import Facts, Place, Task, Together, one_by_one
 from gpu_functions.weights import Shelf
+from tests.bench import gpu_course
 from tests.bench.cards import Card, card_of
-from tests.bench.gpu_work import HEAVY, WHOLE, Absent, Heavy, Network, place_of
+from tests.bench.gpu_work import HEAVY, WHOLE, Absent, Heavy, Network, place_of, several
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32)
 EMULATED_MAX: Final = 1e11  # FLOPs: a CPU without narrow types takes minutes for more
@@ -41,6 +45,10 @@ RUNS: Final = 5
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "performance.md"
 MIB: Final = 1 << 20
 WHOLE_HEAD: Final = "| function | engine | weights | seconds per item | items/s | peak MiB |\n|---|---|---|---|---|---|"
+TOGETHER: Final = (1, 2, 4, 8, 16)  # items of a call; the bridge sends four
+TOGETHER_HEAD: Final = (
+    "| function | engine | items | items/s | one by one, items/s | peak MiB |\n|---|---|---|---|---|---|"
+)
 HEAVY_HEAD: Final = (
     "| engine | unit | GFLOP each | how | batch | units/s | TFLOP/s | of peak | GB/s | of peak | peak MiB |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
@@ -60,10 +68,10 @@ class Bench:
         """The card's name, or that there is none."""
         return torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
 
-    def seconds(self, work: Callable[[], Any]) -> float:
-        """The median of several runs after one that is not counted; small: of the only one."""
+    def seconds(self, work: Callable[[], Any], once: bool = False) -> float:
+        """The median of several runs after one that is not counted; small, or of minutes: of the only one."""
         took = []
-        for _ in range(1 if self.small else RUNS + 1):
+        for _ in range(1 if self.small or once else RUNS + 1):
             started = time.perf_counter()
             work()
             if self.device.type == "cuda":
@@ -157,6 +165,13 @@ def _measured(bench: Bench, rows: Sequence[EngineRow], shelf: Shelf, device: str
             yield _whole(bench, row, place, kind)
         else:
             notes.append(f"- `{row.label}` ({row.function}) has no item in tests/bench/gpu_work.py.")
+    yield f"\n{TOGETHER_HEAD}"
+    for row, (place, _) in places.items():
+        if isinstance(engine := _loaded(row, place), Together):
+            yield from _together(bench, row, engine)
+    if any(row.function == "style.train" for row in places):
+        yield f"\n{gpu_course.HEAD}"
+        yield gpu_course.measured(bench.device, bench.small)
     yield f"\n{HEAVY_HEAD}"
     for row, (place, _) in places.items():
         if row.engine in HEAVY:
@@ -175,12 +190,33 @@ def _whole(bench: Bench, row: EngineRow, place: Place, kind: str) -> str:
     unit, make = WHOLE[row.function]
     engine, (inputs, parameters) = _loaded(row, place), make(bench.small)
     bench.forget_peak()
+    told: Facts = {}
     try:
-        took = bench.seconds(lambda: engine.run(inputs, parameters))
+        took = bench.seconds(lambda: told.update(engine.run(inputs, parameters)[1]), once=row.function == "style.train")
     except (RuntimeError, SafelightError) as problem:  # out of memory is one; another engine may have enough
         return f"| {row.function} | `{row.label}` | {kind} | {type(problem).__name__}: {problem} | | |"
+    if "pairs_used" in told:
+        unit = f"set of {told['pairs_used']} pairs ({told['kind']})"
     figures = f"{took:.3f} per {unit} | {1 / took:.2f} | {bench.peak_mib():.0f}"
     return f"| {row.function} | `{row.label}` | {kind} | {figures} |"
+
+
+def _together(bench: Bench, row: EngineRow, engine: Any) -> Iterator[str]:
+    """A line per number of items."""
+    for count in TOGETHER[:3] if bench.small else TOGETHER:
+        tasks = several(row.function, count, bench.small)
+        bench.forget_peak()
+        rate = count / bench.seconds(partial(_done, engine.run_many, tasks))
+        peak = bench.peak_mib()
+        alone = count / bench.seconds(partial(_done, partial(one_by_one, engine), tasks))
+        yield f"| {row.function} | `{row.label}` | {count} | {rate:.2f} | {alone:.2f} | {peak:.0f} |"
+
+
+def _done(work: Callable[[Sequence[Task]], Iterator[tuple[Task, Any]]], tasks: Sequence[Task]) -> None:
+    """Do it all. Raises what an item ended with."""
+    for _, made in work(tasks):
+        if isinstance(made, Exception):
+            raise made
 
 
 def _heavy(bench: Bench, row: EngineRow, place: Place) -> Iterator[str]:

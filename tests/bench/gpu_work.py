@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from gpu_functions import networks
 from gpu_functions.catalog import EngineRow
-from gpu_functions.engine import Place
+from gpu_functions.engine import Place, Task
 from gpu_functions.style import cube, grid, tensor
 from gpu_functions.weights import Shelf
 from stack.samples.composites import Sign, Wire, draw_sign, draw_wires
@@ -92,6 +92,14 @@ def _photo(small: bool) -> Item:
     return {"image": _jpeg(scene(small))}, {}
 
 
+def _two_minds(picture: looks.Picture) -> looks.Picture:
+    """An editor who treats dark pictures otherwise than bright ones: a network gains by it, so all folds are taught."""
+    graded = looks.fixed(picture)
+    if picture.mean() > 100:
+        return graded
+    return np.asarray(np.rint((graded / 255) ** 0.6 * [0.8, 0.9, 1.0] * 255), np.uint8)
+
+
 def _pairs(small: bool) -> Item:
     """An archive of pairs that a network is tried on, or the fewest that can be learnt from."""
     count, side = (5, 240) if small else (100, 1024)
@@ -104,7 +112,15 @@ def _pairs(small: bool) -> Item:
         shots.append(
             np.ascontiguousarray(half[top : top + half.shape[0] * 7 // 8, left : left + half.shape[1] * 7 // 8])
         )
-    return {"original": archives.archive(archives.paired(shots, looks.fixed, ".jpg"))}, {}
+    return {"original": archives.archive(archives.paired(shots, _two_minds, ".jpg"))}, {}
+
+
+def several(function: str, count: int, small: bool) -> list[Task]:
+    """So many items of a function as they come in one call: of different pictures."""
+    inputs, parameters = WHOLE[function][1](small)
+    shift = scene(small).shape[1] // 32
+    images = (_jpeg(np.roll(scene(small), shift * index, axis=1)) for index in range(count))
+    return [Task(inputs | {"image": image}, parameters) for image in images]
 
 
 # fmt: off
