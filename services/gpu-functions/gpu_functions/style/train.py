@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TRAINER: Final = "pairs-lut@2"
 PAIRS_MIN: Final = 5
 SHOWN: Final = 3  # pairs of the contact sheet
-THREADS_MAX: Final = 2  # cores that one training may take
+THREADS_MAX: Final = {"cpu": 2, "gpu": 8}  # cores that one training may take: beside a card nobody else wants them
 PREPARED: Final = 0.4  # of the whole, when all pairs are read; then all ways tried, the adaptive ones, all judged
 TRIED: Final = 0.6
 NETWORKS: Final = 0.7  # where networks begin, if there are any
@@ -113,7 +113,7 @@ class _Training:
         listed = list(enumerate(self._archive.pairs))
         found: list[Prepared] = []
         known: set[str] = set()
-        for (index, _), result in zip(listed, _both_cores(self._prepare, listed), strict=True):
+        for (index, _), result in zip(listed, self._at_once(self._prepare, listed), strict=True):
             if isinstance(result, str):
                 self._kept.lying[str(index)] = self._rejected[index] = result
             elif result[0].hashes[0] in known:
@@ -157,7 +157,7 @@ class _Training:
             return known | lessons.scores([name for name in names if name not in known], fold)
 
         folds = range(len(lessons.folds))
-        for fold, scores in zip(folds, _both_cores(score, folds), strict=True):
+        for fold, scores in zip(folds, self._at_once(score, folds), strict=True):
             self._kept.scores[str(fold)] = scores
             best = max(self._mean_scores(names, fold + 1).values())
             told: Facts = {"loss": round(10 ** (-best / 10), 8), "psnr_held_out": round(best, 3)}
@@ -208,7 +208,7 @@ class _Training:
             pairs = [lessons.pairs[index] for index in left_out]
             return [judge.measured(pair, learnt.lut(pair), others) for pair in pairs]
 
-        for fold, rows in enumerate(_both_cores(judged, range(len(lessons.folds)))):
+        for fold, rows in enumerate(self._at_once(judged, range(len(lessons.folds)))):
             self._kept.figures |= {str(index): row for index, row in zip(lessons.folds[fold], rows, strict=True)}
             self._advance(SCORED + (JUDGED - SCORED) * (fold + 1) / len(lessons.folds), {})
         return {index: self._kept.figures[str(index)] for index in range(len(lessons.pairs))}
@@ -256,6 +256,17 @@ class _Training:
             "seconds": round(time.monotonic() - self._started, 3),
         }
 
+    def _at_once(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """`function` of each item, in their order, some at a time where there are cores: numpy lets go of the lock."""
+        with ThreadPoolExecutor(min(THREADS_MAX[self._device], os.cpu_count() or 1)) as pool:
+            waiting = [pool.submit(function, item) for item in items]
+            try:
+                for one in waiting:
+                    yield one.result()
+            finally:
+                for one in waiting:
+                    one.cancel()
+
     def _advance(self, fraction: float, facts: Facts) -> None:
         self._work.save(self._kept.write())
         self._tell(fraction, facts)
@@ -286,15 +297,3 @@ def _gate(figures: Mapping[str, float]) -> str:
         f"on pairs that it had not seen it reaches {figures['psnr']:.1f} dB, histogram matching"
         f" {figures['psnr_histogram']:.1f} dB and the untouched picture {figures['psnr_identity']:.1f} dB"
     )
-
-
-def _both_cores(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """`function` of each item, in their order, two at a time where there are two cores: numpy lets go of the lock."""
-    with ThreadPoolExecutor(min(THREADS_MAX, os.cpu_count() or 1)) as pool:
-        waiting = [pool.submit(function, item) for item in items]
-        try:
-            for one in waiting:
-                yield one.result()
-        finally:
-            for one in waiting:
-                one.cancel()
