@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -183,8 +184,9 @@ async def _confirmations(js: JetStreamContext) -> _Confirmations:
 def outbox_table(metadata: MetaData) -> Table:
     """The outbox of one service's schema: a row is a transaction's messages, named by the first one's id.
 
-    They are packed in one body: PostgreSQL and its driver take one value of 300 kB in a hundredth of the time of
-    eight hundred. Rows of old have an element of each array for each message, with headers as a JSON object.
+    They are packed in one body: PostgreSQL and its driver take one value in a hundredth of the time of eight hundred,
+    and messages of one batch are so alike that a ninth of their bytes is left. Rows of old have an element of each
+    array for each message, with headers as a JSON object, or a body that is not compressed.
     """
     return Table(
         "outbox",
@@ -209,7 +211,7 @@ def insert_parcel(table: str, first: int = 1) -> str:
 
 def parcel(messages: Sequence[Outgoing]) -> tuple[str | None, bytes]:
     """The id and the body of the row that holds these messages."""
-    return (messages[0].message_id, _PACK.encode(messages)) if messages else (None, b"")
+    return (messages[0].message_id, zlib.compress(_PACK.encode(messages), 1)) if messages else (None, b"")
 
 
 def unpack(
@@ -217,13 +219,15 @@ def unpack(
 ) -> list[Outgoing]:
     """The messages of a row, from its columns."""
     if not message_ids:
-        return [message for body in bodies for message in _UNPACK.decode(body)]
+        opened = (zlib.decompress(body) if body.startswith(_COMPRESSED) else body for body in bodies)
+        return [message for body in opened for message in _UNPACK.decode(body)]
     parts = zip(message_ids, subjects, headers, bodies, strict=True)
     return [dressed(message_id, subject, json.loads(said), body) for message_id, subject, said, body in parts]
 
 
 _PACK = msgspec.msgpack.Encoder()
 _UNPACK = msgspec.msgpack.Decoder(list[Outgoing])
+_COMPRESSED = b"x"  # how zlib's form begins, and a list in MessagePack never
 
 
 class Outbox:

@@ -45,7 +45,7 @@ from stack.ports import anywhere
 from tests.bench import archive, bridge, orchestration, papers, peers, streams
 
 IDLE_S = 20.0
-JOBS, SINGLES = 3000, 200
+JOBS, SINGLES = 10_000, 200  # some ten seconds, as the peers take for theirs
 FLAT = (1_000, 10_000, 100_000)
 REST_S = 40.0
 PARTS = {

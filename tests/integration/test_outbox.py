@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import msgspec
 import pytest
 from nats.aio.client import Client
 from sqlalchemy import text
@@ -66,10 +67,23 @@ async def test_a_rolled_back_message_never_leaves(engine: AsyncEngine, nc: Clien
     assert (await outbox.sweep(0), await stored(nc) - before) == (0, 0)
 
 
-async def test_a_row_of_old_is_swept_too(engine: AsyncEngine, nc: Client) -> None:
+@pytest.mark.parametrize("form", ["a column for each part", "packed and not compressed"])
+async def test_a_row_of_old_is_swept_too(engine: AsyncEngine, nc: Client, form: str) -> None:
     one, before = message(), await stored(nc)
-    headers = [json.dumps(one.headers)]
-    row = {"message_ids": [one.message_id], "subjects": [one.subject], "headers": headers, "bodies": [one.body]}
+    row = {
+        "a column for each part": {
+            "message_ids": [one.message_id],
+            "subjects": [one.subject],
+            "headers": [json.dumps(one.headers)],
+            "bodies": [one.body],
+        },
+        "packed and not compressed": {
+            "message_ids": [],
+            "subjects": [],
+            "headers": [],
+            "bodies": [msgspec.msgpack.encode([one])],
+        },
+    }[form]
     async with engine.begin() as conn:
         await conn.execute(OUTBOX.insert().values(id=one.message_id, **row))
     assert await Outbox(engine, OUTBOX, nc.jetstream()).sweep(age_s=0) == 1
