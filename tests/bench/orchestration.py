@@ -144,7 +144,8 @@ def held(home: Home, names: Sequence[str]) -> Iterator[None]:
     pids = [home.read_state()["processes"][name]["pid"] for name in names]
     families = [p for pid in pids for p in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
     for process in families:
-        process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's helpers come and go
+            process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
