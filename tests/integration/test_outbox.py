@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -70,7 +71,7 @@ async def test_a_rolled_back_message_never_leaves(engine: AsyncEngine, nc: Clien
 @pytest.mark.parametrize("form", ["a column for each part", "packed and not compressed"])
 async def test_a_row_of_old_is_swept_too(engine: AsyncEngine, nc: Client, form: str) -> None:
     one, before = message(), await stored(nc)
-    row = {
+    forms: dict[str, dict[str, Any]] = {
         "a column for each part": {
             "message_ids": [one.message_id],
             "subjects": [one.subject],
@@ -83,9 +84,9 @@ async def test_a_row_of_old_is_swept_too(engine: AsyncEngine, nc: Client, form: 
             "headers": [],
             "bodies": [msgspec.msgpack.encode([one])],
         },
-    }[form]
+    }
     async with engine.begin() as conn:
-        await conn.execute(OUTBOX.insert().values(id=one.message_id, **row))
+        await conn.execute(OUTBOX.insert().values(id=one.message_id, **forms[form]))
     assert await Outbox(engine, OUTBOX, nc.jetstream()).sweep(age_s=0) == 1
     assert await stored(nc) - before == 1
     found = await nc.jetstream().get_last_msg("EVENTS", one.subject)
