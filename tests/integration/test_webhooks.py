@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import nats
 import pytest
 import standardwebhooks
 from nats.aio.client import Client
@@ -25,13 +26,17 @@ from tests.integration.output_desk import KEYS, Output, desk, project
 from tests.integration.wire import acts
 from tests.servers.certificates import self_signed
 from tests.servers.endpoints import Endpoints, Heard, endpoints
+from tests.servers.models import NatsServer
 from tests.unit.output.stories import START, Story, whole
 
 SENDS = {"outside_networks": "127.0.0.0/8", "webhook_timeout_s": 1, "webhook_lease_s": 2}
 
 
 @pytest.fixture(scope="module")
-async def output(prepared: object, settings_of: SettingsOf) -> AsyncIterator[Output]:
+async def output(prepared: object, settings_of: SettingsOf, nats_server: NatsServer) -> AsyncIterator[Output]:
+    nc = await nats.connect(nats_server.url, user="setup", password=nats_server.passwords["setup"])
+    await nc.jetstream().purge_stream("EVENTS")  # of endings in other tests, which would be told here
+    await nc.close()
     async with desk(settings_of(Settings, "output", public_url="https://safelight.test", **SENDS, **KEYS)) as made:
         yield made
 
