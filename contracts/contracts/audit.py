@@ -13,11 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from contracts.channel import Channel
 from contracts.message import Message
-from contracts.phases import Facts
 from contracts.topology import EVENTS
 
 
@@ -39,7 +38,7 @@ class AuditNoted(Message):
     subject: str = Field(max_length=200)
     tenant: str | None = None
     why: str = ""
-    details: Facts = Field(default_factory=dict)
+    details: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 AUDIT_NOTED: Final = Channel("evt.audit.v1.noted", AuditNoted, EVENTS.name)

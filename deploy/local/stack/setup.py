@@ -15,7 +15,6 @@ from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 import asyncpg
 import nats
@@ -24,10 +23,9 @@ from pydantic import JsonValue, SecretStr
 from sqlalchemy import MetaData
 from sqlalchemy.engine import make_url
 
-from contracts.audit import AUDIT_NOTED, AuditNoted
-from runtime import clock, migrate, topology
+from runtime import audit, migrate, topology
 from runtime.objects import Objects
-from runtime.outbox import outgoing, publish
+from runtime.outbox import publish
 from runtime.postgres import create_engine, driver_url
 from runtime.settings import NatsSettings, S3Settings
 from stack.styles import write_styles
@@ -107,18 +105,9 @@ async def rewind(settings: NatsSettings, since: datetime) -> None:
 
 async def note(settings: NatsSettings, action: str, subject: str, **details: JsonValue) -> None:
     """Tell the audit what somebody does at this machine's shell, past every service. Raises BROKER_UNAVAILABLE."""
-    line = AuditNoted(
-        id=uuid4(),
-        at=clock.now(),
-        room="shell",
-        who=f"shell:{os.environ.get('USER') or os.getuid()}",
-        action=action,
-        subject=subject,
-        details=details,
-    )
+    who = f"shell:{os.environ.get('USER') or os.getuid()}"
     async with _broker(settings) as nc:
-        told = outgoing(AUDIT_NOTED, line, message_id=str(line.id), key=subject, source="shell")
-        await publish(nc.jetstream(), [told])
+        await publish(nc.jetstream(), [audit.noted("shell", who, action, subject, details=details)])
 
 
 async def check_topology(settings: NatsSettings) -> None:

@@ -16,7 +16,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid4
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -338,7 +338,7 @@ def _noted(received: UploadReceived) -> Outgoing:
             "pipeline": received.pipeline,
             "grant": str(received.grant_id) if received.grant_id else None,
         },
-        id_=uuid5(received.upload_id, "received"),
+        name=f"{received.upload_id}.received",
         at=received.received_at,
     )
 

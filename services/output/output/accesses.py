@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from fastapi import Request
 
-from contracts.audit import AUDIT_NOTED, AuditNoted
-from runtime import clock
-from runtime.outbox import outgoing, publish
+from runtime import audit
+from runtime.outbox import publish
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
@@ -33,17 +32,7 @@ class Accesses:
 
         Raises BROKER_UNAVAILABLE: then it must not happen.
         """
-        line = AuditNoted(
-            id=uuid4(),
-            at=clock.now(),
-            room=ROOM,
-            who=who,
-            action=action,
-            subject=subject,
-            tenant=tenant,
-            details=details,
-        )
-        await publish(self.js, [outgoing(AUDIT_NOTED, line, message_id=str(line.id), key=subject, source=ROOM)])
+        await publish(self.js, [audit.noted(ROOM, who, action, subject, tenant, details)])
 
 
 async def note(request: Request, tenant: str, action: str, subject: UUID | str, **details: Any) -> None:
