@@ -95,7 +95,7 @@ def verify(names: Names = None, folder: Folder = None, as_json: AsJson = False) 
     else:
         for name, state in states.items():
             _out.print(f"{name}: {state}", highlight=False)
-    raise typer.Exit(int(any(state in ("wrong", "unpinned") for state in states.values())))
+    raise typer.Exit(int("wrong" in states.values()))
 
 
 def _shelf(folder: Path | None, allow_noncommercial: bool) -> Any:
@@ -124,7 +124,7 @@ def _row(shelf: Any, name: str) -> dict[str, Any]:
         "name": name,
         "state": shelf.state(name),
         "bytes": weight.size,
-        "sha256": shelf.pin(name),
+        "sha256": weight.sha256,
         "licence": weight.licence,
         "commercial": weight.commercial,
         "engines": engines,

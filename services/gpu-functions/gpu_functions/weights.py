@@ -12,7 +12,6 @@ as a bucket's that holds the files by name), and renames a file to its name only
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import shutil
@@ -33,15 +32,12 @@ SILENCE_S: Final = 60.0  # of a server; a model of 3 GB takes as long as it take
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A file of a model. `size` is in bytes; `commercial`: whether its licence lets a business use it.
-
-    Without `sha256` (nobody here has ever held the file) the first pull pins what it got, in a file beside it.
-    """
+    """A file of a model. `size` is in bytes; `commercial`: whether its licence lets a business use it."""
 
     name: str
     url: str
     size: int
-    sha256: str | None
+    sha256: str
     licence: str
     commercial: bool
 
@@ -142,37 +138,25 @@ class Shelf:
         path = self._path(name)
         if path is None or not path.is_file():
             return f"the weights {name} are not here: safelight weights pull {name}"
-        if path.stat().st_size != weight.size and weight.sha256:
+        if path.stat().st_size != weight.size:
             return f"the weights {name} have {path.stat().st_size} bytes and must have {weight.size}"
         return None
 
     def verified(self, name: str) -> Path:
         """The file, whose hash is as pinned. Raises WEIGHTS_INVALID."""
-        path, pin = self._path(name), self.pin(name)
+        path = self._path(name)
         if path is None or not path.is_file():
             raise error("WEIGHTS_INVALID", f"the weights {name} are not here")
-        if pin is None or _sha256(path) != pin:
+        if _sha256(path) != self.weight(name).sha256:
             raise error("WEIGHTS_INVALID", f"the weights {name} are not the file that was pinned")
         return path
 
-    def pin(self, name: str) -> str | None:
-        """The sha256 that a file must have: the table's, or what the first pull found."""
-        weight = self.weight(name)
-        if weight.sha256 or self.folder is None:
-            return weight.sha256
-        with contextlib.suppress(OSError):
-            return (self.folder / f"{name}.sha256").read_text().strip() or None
-        return None
-
     def state(self, name: str) -> str:
-        """`here`, `absent`, `unpinned` or `wrong`; reads the whole file."""
+        """`here`, `absent` or `wrong`; reads the whole file."""
         path = self._path(name)
         if path is None or not path.is_file():
             return "absent"
-        pin = self.pin(name)
-        if pin is None:
-            return "unpinned"
-        return "here" if _sha256(path) == pin else "wrong"
+        return "here" if _sha256(path) == self.weight(name).sha256 else "wrong"
 
     def pull(self, name: str, mirror: str = "", told: Callable[[int, int], None] = lambda _have, _of: None) -> Path:
         """Fetch a file that is not here yet; `told` hears bytes so far and in all. Returns where it lies.
@@ -192,17 +176,15 @@ class Shelf:
         source = f"{mirror.rstrip('/')}/{name}" if mirror else weight.url
         try:
             if source.startswith(("https://", "http://")):
-                _download(source, part, weight.size if weight.sha256 else 2 * weight.size, told)
+                _download(source, part, weight.size, told)
             else:
                 shutil.copyfile(source, part)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as problem:
             raise error("WEIGHTS_UNAVAILABLE", f"{name}: {_why(problem)}") from problem
-        found, pin = _sha256(part), self.pin(name)
-        if pin is not None and found != pin:
+        found = _sha256(part)
+        if found != weight.sha256:
             part.unlink()
-            raise error("WEIGHTS_INVALID", f"what came for {name} has the sha256 {found} and must have {pin}")
-        if pin is None:
-            (self.folder / f"{name}.sha256").write_text(f"{found}\n")
+            raise error("WEIGHTS_INVALID", f"what came for {name} has the sha256 {found} and must have {weight.sha256}")
         part.replace(target)
         return target
 
@@ -266,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _pull_all(shelf, given.names or usable(shelf), given.mirror)
     states = {name: shelf.state(name) for name in given.names or WEIGHTS}
     print(json.dumps({name: {"state": state, **_row(WEIGHTS[name])} for name, state in states.items()}, indent=1))
-    return int(given.command == "verify" and any(state in ("wrong", "unpinned") for state in states.values()))
+    return int(given.command == "verify" and "wrong" in states.values())
 
 
 def usable(shelf: Shelf) -> list[str]:

@@ -138,16 +138,12 @@ def test_what_stands_there_and_is_wrong_is_replaced(tmp_path: Path, hub: Hub) ->
     assert shelf(tmp_path, hub).pull("model.pth").read_bytes() == MODEL
 
 
-def test_the_first_pull_pins_what_nobody_has_pinned(tmp_path: Path, hub: Hub) -> None:
-    unpinned = shelf(tmp_path, hub, sha256=None)
-    assert unpinned.pin("model.pth") is None
-    path = unpinned.pull("model.pth")
-    assert unpinned.pin("model.pth") == hashlib.sha256(MODEL).hexdigest()
-    assert unpinned.state("model.pth") == "here"
-    path.write_bytes(b"exchanged")
-    assert unpinned.state("model.pth") == "wrong"
+def test_a_file_that_was_exchanged_is_not_loaded(tmp_path: Path, hub: Hub) -> None:
+    pulled = shelf(tmp_path, hub)
+    pulled.pull("model.pth").write_bytes(MODEL[:-1] + bytes([MODEL[-1] ^ 1]))
+    assert pulled.state("model.pth") == "wrong"
     with pytest.raises(SafelightError, match="WEIGHTS_INVALID"):
-        unpinned.verified("model.pth")
+        pulled.verified("model.pth")
 
 
 def test_a_mirror_is_a_folder_or_an_address_with_the_files_by_name(tmp_path: Path, hub: Hub) -> None:
@@ -204,7 +200,7 @@ def test_a_row_says_where_it_comes_from_and_what_its_licence_is(row: Weight) -> 
     assert row.url.startswith("https://")
     assert row.size > 0
     assert row.licence
-    assert row.sha256 is None or len(bytes.fromhex(row.sha256)) == 32
+    assert len(bytes.fromhex(row.sha256)) == 32
 
 
 # -- who works ------------------------------------------------------------------------------
