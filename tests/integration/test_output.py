@@ -65,8 +65,9 @@ async def answers(output: Output, story: Story) -> str:
     """All that can be read of the story's job, with its ids made those of any."""
     job = await output.job(story.job_id)
     pages = [await output.items(story.job_id, phase["name"]) for phase in job["phases"]]
+    estimated = job | {"eta_s": job["eta_s"] is not None}  # from the moment of the question on
     return (
-        json.dumps([job, pages])
+        json.dumps([estimated, pages])
         .replace(str(story.job_id), "JOB")
         .replace(str(story.upload.upload_id), "UPLOAD")
         .replace(story.job_id.hex, "TRACE")
