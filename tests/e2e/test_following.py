@@ -126,7 +126,7 @@ async def test_logs_name_the_job_the_phase_the_attempt_and_the_trace(stack: Stac
     answer = await stack.upload(whole[:5000])
     job = await stack.ended(answer)
     lines = [json.loads(line) for line in control.tail(stack.home.log("ingest"), 500) if line.startswith("{")]
-    failed = [line for line in lines if line["event"] == "analyze.failed" and line["job"] == job["id"]]
+    failed = [line for line in lines if line["event"] == "phase.failed" and line["job"] == job["id"]]
     assert [(line["phase"], line["attempt"], line["trace_id"]) for line in failed] == [
         ("analyze", 1, answer.json()["trace_id"])
     ]

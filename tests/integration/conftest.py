@@ -11,6 +11,10 @@ import pytest
 from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+import ingest.tables
+import output.tables
+from runtime.objects import Objects
+from runtime.phases import Phases
 from runtime.postgres import driver_url
 from runtime.settings import _Part
 from stack.setup import SetupSettings, setup
@@ -62,6 +66,24 @@ def engine_of(environment_of: EnvironmentOf, prepared: SetupSettings) -> Callabl
         return create_async_engine(driver_url(environment_of(name)["SAFELIGHT_POSTGRES_URL"]))
 
     return make
+
+
+PhasesOf = Callable[[str, Objects], Phases]
+
+
+@pytest.fixture
+async def phases_of(engine_of: Callable[[str], AsyncEngine], nc: Client) -> AsyncIterator[PhasesOf]:
+    """`phases_of("ingest", objects)`: what answers a room's commands, with the room's own role at the database."""
+    tables = {"ingest": ingest.tables.ERASED, "output": output.tables.ERASED}
+    engines: list[AsyncEngine] = []
+
+    def make(room: str, objects: Objects) -> Phases:
+        engines.append(engine_of(room))
+        return Phases(room, nc.jetstream(), engines[-1], tables[room], objects)
+
+    yield make
+    for engine in engines:
+        await engine.dispose()
 
 
 async def until(holds: Callable[[], Any], timeout_s: float = 20.0) -> Any:

@@ -17,11 +17,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.envelope import CallRequest, CallResponse, ItemError, ItemResult
-from contracts.errors import error
-from contracts.phases import PhaseDeferred, RunPhase
+from contracts.erasures import ErasureRequested
+from contracts.errors import SafelightError, error
+from contracts.phases import PhaseDeferred, RunPhase, StopPhase
 from contracts.uploads import UploadReceived
 from gpu_bridge import policy, store, watcher
 from gpu_bridge.call import Call, State
+from gpu_bridge.erasing import Erasing
 from gpu_bridge.providers.port import Available, Broken, Pending, Unavailable
 from gpu_bridge.settings import Settings
 from gpu_bridge.submission import request
@@ -34,6 +36,7 @@ from tests.integration.ledger_desk import (
     QUICK,
     ROOMY,
     Bridge,
+    Brought,
     Desk,
     Scripted,
     done,
@@ -954,3 +957,73 @@ async def test_providers_are_asked_for_capacity_once_a_batch(desk: Desk) -> None
     assert near.prewarmed == ["style.apply"]
     await bridge.handlers.uploads([upload(uuid4())])
     assert len(near.prewarmed) == 2
+
+
+# -- erasure --------------------------------------------------------------------------------------
+
+
+def erasing(desk: Desk) -> Erasing:
+    return Erasing(desk.nc.jetstream(), desk.engine, desk.objects)
+
+
+def erasure(*given: RunPhase) -> ErasureRequested:
+    jobs = [one.job_id for one in given]
+    return ErasureRequested(erasure_id=uuid4(), part=1, tenant="demo", jobs=jobs, uploads=[])
+
+
+async def named(desk: Desk, given: RunPhase) -> set[str]:
+    """The tables that name a command's job; the outbox may, while a message is on its way."""
+    found = set()
+    async with desk.engine.connect() as conn:
+        for table in ("calls", "commands", "epochs", "batches"):
+            rows = text(f"SELECT count(*) FROM gpu_bridge.{table} AS t WHERE t::text LIKE :job")
+            if (await conn.execute(rows, {"job": f"%{given.job_id}%"})).scalar_one():
+                found.add(table)
+    return found
+
+
+async def test_a_call_that_others_follow_stays_and_names_those_who_are_gone_no_more(desk: Desk) -> None:
+    near = Scripted(answer=succeeded)
+    bridge = await desk.runs(near)
+    one = await desk.written(bridge)
+    [artifact] = (await outcome(desk.nc, one)).body["artifacts"]
+    other = one.model_copy(update={"job_id": uuid4()})
+    await desk.follows(bridge, other)
+    await outcome(desk.nc, other)
+    assert await named(desk, one) == {"calls", "commands"}, "it was the first to ask"
+    await erasing(desk).erase(erasure(one))
+    assert (await named(desk, one), await named(desk, other)) == (set(), {"calls", "commands"})
+    assert await desk.objects.size(artifact["key"])
+    third = one.model_copy(update={"job_id": uuid4()})
+    await desk.follows(bridge, third)
+    assert (await outcome(desk.nc, third)).body["artifacts"] == [artifact]
+    await erasing(desk).erase(erasure(other, third))
+    assert (await named(desk, other), await named(desk, third)) == (set(), set())
+    assert await desk.objects.size(artifact["key"]) is None
+    assert len(near.bodies) == 1
+
+
+async def test_what_comes_after_an_erasure_is_neither_written_down_nor_bought(desk: Desk) -> None:
+    near = Scripted(answer=succeeded)
+    bridge = await desk.runs(near)
+    late, spared = desk.given(), desk.given()
+    await erasing(desk).erase(erasure(late))
+    await desk.follows(bridge, late, spared)
+    stop = StopPhase(job_id=late.job_id, phase=late.phase, attempt=late.attempt)
+    await bridge.handlers.stops([Brought(stop, "cmd.gpu.v1.stop")])  # type: ignore[arg-type, list-item]
+    await outcome(desk.nc, spared)
+    assert (await named(desk, late), await ends(desk, late), len(near.bodies)) == (set(), [], 1)
+
+
+async def test_a_call_that_is_still_out_is_waited_for(desk: Desk) -> None:
+    near = Scripted()
+    bridge = await desk.runs(near)
+    given = await desk.written(bridge)
+    asked = await submitted(near)
+    row = await desk.stands(given, State.RUNNING)
+    with pytest.raises(SafelightError, match="PROVIDER_UNAVAILABLE"):
+        await erasing(desk).erase(erasure(given))
+    near.say(row.handle, succeeded(asked))
+    await desk.over(given)
+    await erasing(desk).erase(erasure(given))
+    assert await named(desk, given) == set()

@@ -18,7 +18,7 @@ from output.paper import templates
 from runtime.objects import Objects
 from runtime.sandbox import Sandbox
 from tests.documents import papers, school
-from tests.integration.conftest import SettingsOf
+from tests.integration.conftest import PhasesOf, SettingsOf
 from tests.integration.wire import command, outcome, stored
 
 CARD = school.report_card(5, subjects=3)
@@ -41,13 +41,13 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def apart(nc: Client, objects: Objects, sandbox: Sandbox) -> ingest.documents.Documents:
-    return ingest.documents.Documents(nc.jetstream(), objects, sandbox, sandbox)
+def apart(phases_of: PhasesOf, objects: Objects, sandbox: Sandbox) -> ingest.documents.Documents:
+    return ingest.documents.Documents(phases_of("ingest", objects), objects, sandbox, sandbox)
 
 
 @pytest.fixture
-def together(nc: Client, objects: Objects, sandbox: Sandbox) -> output.documents.Documents:
-    return output.documents.Documents(nc.jetstream(), objects, sandbox, templates.load())
+def together(phases_of: PhasesOf, objects: Objects, sandbox: Sandbox) -> output.documents.Documents:
+    return output.documents.Documents(phases_of("output", objects), objects, sandbox, templates.load())
 
 
 async def ended(nc: Client, given: RunPhase) -> PhaseSucceeded:

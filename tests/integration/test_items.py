@@ -15,9 +15,8 @@ import output.handlers
 from contracts.phases import PhaseFailed, PhaseSucceeded
 from ingest.settings import Settings
 from runtime.objects import Objects
-from runtime.outbox import publish
 from runtime.sandbox import Sandbox
-from tests.integration.conftest import SettingsOf
+from tests.integration.conftest import PhasesOf, SettingsOf
 from tests.integration.wire import command, gone, outcome, picture, sha256, stored
 
 ITEMS = [None, "p-1", "p-2"]
@@ -38,14 +37,14 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 async def test_a_rendered_item_has_a_place_and_an_outcome_of_its_own(
-    nc: Client, objects: Objects, sandbox: Sandbox
+    nc: Client, objects: Objects, sandbox: Sandbox, phases_of: PhasesOf
 ) -> None:
-    handlers = output.handlers.Handlers(nc.jetstream(), objects, sandbox)
+    handlers = output.handlers.Handlers(phases_of("output", objects), objects, sandbox)
     image = await stored(objects, picture(), "image/jpeg")
     first = command("crop", inputs={"image": image, "original": image}, aspect="4:5", faces=[])
     for item in ITEMS:
         given = first.model_copy(update={"item": item})
-        await publish(nc.jetstream(), [await handlers.outcome("crop", given)])
+        await handlers.answer("crop", given)
         done = PhaseSucceeded.model_validate((await outcome(nc, given)).body)
         assert (done.key, done.item) == (given.key, item)
         [artifact] = done.artifacts
@@ -54,8 +53,10 @@ async def test_a_rendered_item_has_a_place_and_an_outcome_of_its_own(
         assert sha256(await objects.get(artifact.key)) == artifact.sha256
 
 
-async def test_an_analysed_item_has_an_outcome_of_its_own(nc: Client, objects: Objects, sandbox: Sandbox) -> None:
-    handlers = ingest.handlers.Handlers(nc.jetstream(), objects, sandbox)
+async def test_an_analysed_item_has_an_outcome_of_its_own(
+    nc: Client, objects: Objects, sandbox: Sandbox, phases_of: PhasesOf
+) -> None:
+    handlers = ingest.handlers.Handlers(phases_of("ingest", objects), objects, sandbox)
     original = await stored(objects, picture(), "image/jpeg")
     first = command("analyze", inputs={"original": original})
     for item in ITEMS:
@@ -65,15 +66,15 @@ async def test_an_analysed_item_has_an_outcome_of_its_own(nc: Client, objects: O
         assert (done.key, done.item) == (given.key, item)
 
 
-async def test_an_item_that_fails_says_which_it_is(nc: Client, objects: Objects, sandbox: Sandbox) -> None:
+async def test_an_item_that_fails_says_which_it_is(
+    nc: Client, objects: Objects, sandbox: Sandbox, phases_of: PhasesOf
+) -> None:
     inputs = {"image": gone(), "original": gone()}
     rendered, analysed = (
         command(phase, inputs=inputs).model_copy(update={"item": "p-1"}) for phase in ("crop", "analyze")
     )
-    await publish(
-        nc.jetstream(), [await output.handlers.Handlers(nc.jetstream(), objects, sandbox).outcome("crop", rendered)]
-    )
-    await ingest.handlers.Handlers(nc.jetstream(), objects, sandbox).analyze(analysed)
+    await output.handlers.Handlers(phases_of("output", objects), objects, sandbox).answer("crop", rendered)
+    await ingest.handlers.Handlers(phases_of("ingest", objects), objects, sandbox).analyze(analysed)
     for given in (rendered, analysed):
         failed = PhaseFailed.model_validate((await outcome(nc, given)).body)
         assert (failed.key, failed.item, failed.code) == (given.key, "p-1", "OBJECT_MISSING")

@@ -12,6 +12,7 @@ import pytest
 from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from contracts.uploads import UPLOAD_RECEIVED
 from orchestrator import retention
 from orchestrator.app import build
 from orchestrator.audit import Actor
@@ -19,10 +20,10 @@ from orchestrator.erasures import Erasures
 from orchestrator.receipts import Signer
 from orchestrator.tables import OUTBOX
 from runtime import clock, postgres
-from runtime.outbox import Outbox
+from runtime.outbox import Outbox, outgoing, publish
 from tests.integration.conftest import SettingsOf
 from tests.integration.desk import Desk, engine_for, pipelines_in, seated, settings_for
-from tests.integration.orchestra import calm
+from tests.integration.orchestra import calm, submit, upload
 from tests.integration.wire import served
 from tests.servers.models import NatsServer
 
@@ -117,3 +118,22 @@ async def test_a_retention_is_some_days_and_an_operators_word(desk: Desk) -> Non
             await conn.execute(
                 "INSERT INTO orchestrator.retention (tenant, days, by) VALUES ($1, 0, 'x')", str(uuid4())
             )
+
+
+async def test_another_version_of_an_upload_that_is_being_erased_never_begins(desk: Desk) -> None:
+    first = upload("steps", "alice")
+    await submit(desk.nc, first)
+    await desk.reaches(first.job_id, "succeeded")
+    await desk.post("/v1/erasures", status=202, upload=str(first.upload_id))
+    other = upload("steps", "alice").model_copy(update={"upload_id": first.upload_id, "edit_of": first.job_id})
+    after = upload("steps", "alice")
+    await publish(
+        desk.nc.jetstream(),
+        [outgoing(UPLOAD_RECEIVED, one, message_id=f"{one.job_id}", key=f"{one.job_id}", source="test")
+         for one in (other, after)],
+    )  # fmt: skip
+    await desk.reaches(after.job_id, "succeeded")
+    async with postgres.transaction(desk.engine) as conn:
+        jobs = await conn.fetch("SELECT id FROM orchestrator.jobs WHERE id = ANY($1)", [other.job_id, after.job_id])
+        [taken] = await conn.fetch("SELECT count(*) FROM orchestrator.inbox WHERE message_id = $1", f"{other.job_id}")
+    assert ([row["id"] for row in jobs], taken["count"]) == ([after.job_id], 1)

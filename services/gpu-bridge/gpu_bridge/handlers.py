@@ -18,7 +18,8 @@ from gpu_bridge.catalog import FUNCTIONS, Function, function_of
 from gpu_bridge.ledger import Ledger, message
 from gpu_bridge.marks import MarkStore
 from gpu_bridge.store import Follower
-from runtime import clock, logs, telemetry
+from gpu_bridge.tables import ERASED
+from runtime import clock, erased, logs, telemetry
 from runtime.outbox import Outgoing
 
 if TYPE_CHECKING:
@@ -67,9 +68,12 @@ class Handlers:
         gone = await self._gone([one.key for one in given if one.key])
         messages: list[Outgoing] = []
         async with self.ledger.engine.begin() as conn:
+            late = await erased.among(conn, ERASED, [one.command.job_id for one in given])
             for key in gone:
                 await store.forget(conn, key)
             for one in given:
+                if one.command.job_id in late:
+                    continue
                 with telemetry.span(
                     f"accept {one.function.name}",
                     traceparent=one.traceparent,
@@ -107,16 +111,17 @@ class Handlers:
         return gone
 
     async def stops(self, deliveries: Sequence[Delivery]) -> None:
-        """Commit the stops; settle acks. One that is delivered again finds nothing left to do.
+        """Commit the stops; settle acks. One that is delivered again, or of an erased job, finds nothing left to do.
 
         Raises:
             ValidationError: for a body that is no stop.
         """
-        keys = sorted(StopPhase.model_validate_json(delivery.body).key for delivery in deliveries)
+        given = sorted((StopPhase.model_validate_json(delivery.body) for delivery in deliveries), key=lambda s: s.key)
         stopped = []
-        for key in keys:  # one commit each: the order of their calls is not known before
+        for one in given:  # one commit each: the order of their calls is not known before
             async with self.ledger.engine.begin() as conn:
-                stopped.append(await store.stop(conn, key, clock.now()))
+                if not await erased.among(conn, ERASED, [one.job_id]):
+                    stopped.append(await store.stop(conn, one.key, clock.now()))
         for call in stopped:
             if call is not None:
                 self.stop_here(call)
@@ -128,8 +133,9 @@ class Handlers:
             ValidationError: for a body that is no upload.
         """
         received = [UploadReceived.model_validate_json(delivery.body) for delivery in deliveries]
-        batches = {upload.batch_id for upload in received if upload.batch_id is not None}
         async with self.ledger.engine.begin() as conn:
+            late = await erased.among(conn, ERASED, [upload.job_id for upload in received])
+            batches = {one.batch_id for one in received if one.batch_id is not None and one.job_id not in late}
             fresh = [batch for batch in sorted(batches) if await store.expect(conn, batch)]
         if fresh:
             log.info("batch.expected", batches=len(fresh))

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from gpu_bridge.call import LEASED, State
+from runtime.erased import erased_table
 from runtime.idempotency import answers_table
 from runtime.outbox import outbox_table
 from runtime.postgres import schema_metadata
@@ -134,3 +135,4 @@ BATCHES: Final = Table(
 
 OUTBOX: Final = outbox_table(METADATA)
 ANSWERS: Final = answers_table(METADATA)
+ERASED: Final = erased_table(METADATA)

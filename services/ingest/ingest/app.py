@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from contracts import topology
 from ingest import api, api_drafts, api_edits, api_grants, api_tenants, api_ways
+from ingest.acts import SOURCE
 from ingest.batches import Batches
 from ingest.catalog import Catalog
 from ingest.documents import Documents
@@ -21,7 +22,7 @@ from ingest.fetching import Fetching
 from ingest.finishing import Finishing
 from ingest.gate import Gate
 from ingest.grants import Grants, Signer
-from ingest.handlers import SOURCE, Handlers
+from ingest.handlers import Handlers
 from ingest.load import Loads
 from ingest.scanner import Scanner
 from ingest.seals import Seals
@@ -29,7 +30,7 @@ from ingest.sessions import Sessions
 from ingest.settings import Settings
 from ingest.styles import Styles
 from ingest.sweep import Sweep
-from ingest.tables import ANSWERS, OUTBOX
+from ingest.tables import ANSWERS, ERASED, OUTBOX
 from ingest.tenants import Askers, Tenants
 from ingest.training import Training
 from ingest.transfers import Transfers
@@ -41,6 +42,7 @@ from runtime.idempotency import Answers
 from runtime.keys import Remembered
 from runtime.objects import Objects
 from runtime.outbox import Outbox
+from runtime.phases import Phases
 from runtime.sandbox import Sandbox
 from runtime.settle import consume_batches, subscribe
 
@@ -110,9 +112,10 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             app.state.styles, app.state.objects, app.state.link_s = styles, objects, settings.link_s
             app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]
-            handlers = Handlers(nc.jetstream(), objects, sandbox)
+            phases = Phases(SOURCE, nc.jetstream(), engine, ERASED, objects)
+            handlers = Handlers(phases, objects, sandbox)
             subscribe(broker, topology.consumer("ingest-analysis"), handlers.analyze, workers=settings.analysis_workers)
-            documents, pages = Documents(nc.jetstream(), objects, pdfs, sandbox), settings.documents_workers
+            documents, pages = Documents(phases, objects, pdfs, sandbox), settings.documents_workers
             subscribe(broker, topology.consumer("ingest-inspect"), documents.inspect, workers=1)
             subscribe(broker, topology.consumer("ingest-rasterize"), documents.rasterize, workers=pages)
             erasing = Erasing(nc.jetstream(), engine, objects)

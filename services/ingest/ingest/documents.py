@@ -9,32 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from contracts.artifacts import Artifact, ObjectRef
 from contracts.documents import Sheet
-from contracts.errors import SafelightError, error
-from contracts.phases import PHASE_FAILED, PHASE_SUCCEEDED, Facts, PhaseFailed, PhaseSucceeded, RunPhase
+from contracts.phases import RunPhase
 from ingest.intake import PDF
 from ingest.pages import Inspected, Rasterized
-from runtime import clock, logs
+from runtime import logs
 from runtime.objects import Objects
-from runtime.outbox import Outgoing, outgoing, publish
+from runtime.phases import Phases, Result, left_s
 from runtime.sandbox import Sandbox
 
-if TYPE_CHECKING:
-    from nats.js import JetStreamContext
-
-SOURCE: Final = "ingest"
 INSPECTOR: Final = "inspect.pdfium@1"
 RASTERIZER: Final = "rasterize.pdfium@1"
 KEPT_BYTES_MAX: Final = 256 * 2**20  # of originals in memory: the largest PDF that is taken, and as much again
 KEPT_S: Final = 30.0  # after the last page that asked for it
 log = logs.get()
-
-Result = tuple[list[Artifact], Facts]
 
 
 @dataclass(slots=True)
@@ -71,22 +63,22 @@ class Originals:
 
 
 class Documents:
-    """Keeps nothing that it may not forget: the outcome's id is the attempt's, so a redelivery changes nothing."""
+    """Keeps nothing that it may not forget."""
 
-    def __init__(self, js: JetStreamContext, objects: Objects, pdfs: Sandbox, pictures: Sandbox) -> None:
-        self._js = js
+    def __init__(self, phases: Phases, objects: Objects, pdfs: Sandbox, pictures: Sandbox) -> None:
+        self._phases = phases
         self._objects = objects
         self._pdfs = pdfs
         self._pictures = pictures
         self._originals = Originals(objects)
 
     async def inspect(self, command: RunPhase) -> None:
-        """How many pages there are, and how each is read. Every error becomes the outcome."""
-        await self._answer(command, INSPECTOR, self._inspected)
+        """How many pages there are, and how each is read. Raises what `Phases.answer` does."""
+        await self._phases.answer(command, INSPECTOR, self._inspected)
 
     async def rasterize(self, command: RunPhase) -> None:
-        """What one page says, or its picture. Every error becomes the outcome."""
-        await self._answer(command, RASTERIZER, self._rasterized)
+        """What one page says, or its picture. Raises what `Phases.answer` does."""
+        await self._phases.answer(command, RASTERIZER, self._rasterized)
 
     async def _inspected(self, command: RunPhase) -> Result:
         original = command.inputs["original"]
@@ -114,30 +106,7 @@ class Documents:
         return artifacts, {"number": sheet.number, "why": sheet.why.value, **found.facts}
 
     async def _in_child(self, command: RunPhase, function: str, *args: object) -> Any:
-        left_s = (command.deadline - clock.now()).total_seconds()
-        if left_s <= 0:
-            raise error("PHASE_DEADLINE")
         original = command.inputs["original"]
         data = await self._originals.get(original)
         sandbox = self._pdfs if original.media_type == PDF else self._pictures
-        return await sandbox.run(left_s, function, data, original.media_type, *args)
-
-    async def _answer(self, command: RunPhase, engine: str, work: Callable[[RunPhase], Awaitable[Result]]) -> None:
-        await publish(self._js, [await self._outcome(command, engine, work)])
-
-    async def _outcome(self, command: RunPhase, engine: str, work: Callable[[RunPhase], Awaitable[Result]]) -> Outgoing:
-        started_at = clock.now()
-        about = command.model_dump(include={"job_id", "phase", "item", "attempt"})
-        outcome_id = f"{command.key}.outcome"
-        try:
-            artifacts, facts = await work(command)
-        except Exception as problem:
-            known = problem if isinstance(problem, SafelightError) else error("INTERNAL", type(problem).__name__)
-            # No traceback: what a page says may stand in the words of an error that nobody foresaw.
-            log.warning("document.failed", code=known.code, error=type(problem).__name__)
-            ended = {"code": known.code, "detail": known.detail, "started_at": started_at, "ended_at": clock.now()}
-            failed = PhaseFailed(**about, **ended)
-            return outgoing(PHASE_FAILED, failed, message_id=outcome_id, key=command.key, source=SOURCE)
-        told = {"artifacts": artifacts, "facts": facts, "engine": engine}
-        done = PhaseSucceeded(**about, **told, started_at=started_at, ended_at=clock.now())
-        return outgoing(PHASE_SUCCEEDED, done, message_id=outcome_id, key=command.key, source=SOURCE)
+        return await sandbox.run(left_s(command), function, data, original.media_type, *args)

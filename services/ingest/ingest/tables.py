@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from runtime.erased import erased_table
 from runtime.idempotency import answers_table
 from runtime.outbox import outbox_table
 from runtime.postgres import schema_metadata
@@ -248,3 +249,4 @@ BUCKETS: Final = Table(
 
 OUTBOX: Final = outbox_table(METADATA)
 ANSWERS: Final = answers_table(METADATA)
+ERASED: Final = erased_table(METADATA)

@@ -64,6 +64,7 @@ class Erasures:
         Raises NOT_FOUND: this tenant has no such thing (any more); LEGAL_HOLD.
         """
         async with postgres.transaction(self.engine) as conn:
+            await store.begin_erasing(conn)
             jobs = await conn.fetch(
                 "SELECT id, upload_id, batch_id, created_at FROM orchestrator.jobs WHERE tenant = $1 AND upload_id IN "
                 f"(SELECT upload_id FROM orchestrator.jobs WHERE tenant = $1 AND {_WHOSE[target]})",
@@ -77,7 +78,7 @@ class Erasures:
     async def begin(
         self, conn: asyncpg.Connection, actor: Actor, tenant: str, target: Target, target_id: str, jobs: Sequence[Any]
     ) -> UUID:
-        """Write an erasure of these rows of `jobs` down, in the caller's transaction. Raises LEGAL_HOLD."""
+        """Write an erasure of these rows of `jobs` down, in the transaction that has begun it. Raises LEGAL_HOLD."""
         if await holds.any_of(conn, tenant, jobs):
             raise error("LEGAL_HOLD")
         id_ = uuid4()

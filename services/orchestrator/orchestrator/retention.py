@@ -13,6 +13,7 @@ from typing import Any, Final
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator import store
 from orchestrator.audit import Actor, note
 from orchestrator.erasures import Erasures
 from runtime import clock, logs, postgres
@@ -63,6 +64,7 @@ async def enforce(engine: AsyncEngine, erasures: Erasures) -> int:
     async with postgres.transaction(engine) as conn:
         if not await conn.fetchval("SELECT pg_try_advisory_xact_lock(hashtextextended('orchestrator.retention', 0))"):
             return 0
+        await store.begin_erasing(conn)
         for tenant, days in (await kept(conn)).items():
             before = clock.now() - timedelta(days=days)
             by_batch: defaultdict[Any, list[Any]] = defaultdict(list)

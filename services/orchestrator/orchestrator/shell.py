@@ -123,10 +123,17 @@ class Shell:
         ids = [one.message_id for one in arrived if one.message_id]
 
         async def work(this: _Transaction) -> tuple[list[Answer], list[Outgoing]]:
+            edited = {upload for one in arrived if (upload := _edited(one.given))}
+            erased = await store.erased(this.conn, edited) if edited else set()
             fresh, held = await store.take(this.conn, ids, {one.job_id for one in arrived})
-            todo: list[Arrived | None] = []
+            todo: list[Arrived | str] = []
             for one in arrived:
-                todo.append(one if one.message_id is None or one.message_id in fresh else None)
+                if one.message_id is not None and one.message_id not in fresh:
+                    todo.append("the message was taken before")
+                elif erased and _edited(one.given) in erased:
+                    todo.append("its upload was erased")
+                else:
+                    todo.append(one)
                 fresh.discard(one.message_id or "")  # twice in one batch is still once
             answers, messages = await self._carry(this, todo, held)
             if then is not None:
@@ -281,9 +288,9 @@ class Shell:
         raise AssertionError("a modest transaction takes no room")
 
     async def _carry(
-        self, this: _Transaction, todo: Sequence[Arrived | None], held: Mapping[UUID, Stored]
+        self, this: _Transaction, todo: Sequence[Arrived | str], held: Mapping[UUID, Stored]
     ) -> tuple[list[Answer], list[Outgoing]]:
-        """Decide each input in turn (None: a duplicate) and write everything down."""
+        """Decide each input in turn (a text: why it is none) and write everything down."""
         held_now = dict(held)
         answers: list[Answer] = []
         messages: list[Outgoing] = []
@@ -291,8 +298,8 @@ class Shell:
         buried: list[letters.Letter] = []
         running: dict[Place, int] = {}
         for one in todo:
-            if one is None:
-                answers.append(Answer(None, "the message was taken before"))
+            if isinstance(one, str):
+                answers.append(Answer(None, one))
                 continue
             before = held_now.get(one.job_id)
             pipeline = await self._pipeline_for(one.given, before)
@@ -366,6 +373,11 @@ class Shell:
             if decision.ignored:
                 span.set_attribute("safelight.ignored", decision.ignored)
             return decision, telemetry.traceparent() or ""
+
+
+def _edited(given: Input) -> UUID | None:
+    """The upload of which this is to begin another version."""
+    return given.upload.upload_id if isinstance(given, Begin) and given.upload.edit_of else None
 
 
 def _turns(changed: Sequence[Stored], before: Mapping[UUID, Stored]) -> tuple[list[Turn], list[Turn]]:

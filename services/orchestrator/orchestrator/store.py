@@ -93,6 +93,25 @@ async def take(
     return fresh, {row[1]: _stored(row[2], row[3]) for row in rows if row[1] is not None}
 
 
+_ERASING: Final = "hashtextextended('orchestrator.erasures', 0)"
+
+
+async def erased(conn: asyncpg.Connection, uploads: Iterable[UUID]) -> set[UUID]:
+    """Those of the uploads of which there is an erasure. None of another begins before the transaction is over."""
+    await conn.execute(f"SELECT pg_advisory_xact_lock_shared({_ERASING})")
+    known = await conn.fetch(
+        "SELECT upload FROM unnest($1::uuid[]) AS upload "
+        "WHERE EXISTS (SELECT FROM orchestrator.erasures WHERE uploads @> ARRAY[upload])",
+        list(uploads),
+    )
+    return {row[0] for row in known}
+
+
+async def begin_erasing(conn: asyncpg.Connection) -> None:
+    """Wait until nobody is between `erased` and its commit. Until the commit: the jobs that there are now are all."""
+    await conn.execute(f"SELECT pg_advisory_xact_lock({_ERASING})")
+
+
 async def lock_due(conn: asyncpg.Connection, now: datetime, most: int) -> dict[UUID, Stored]:
     """Lock and read jobs whose row's `wake_at` has come, passing over those that somebody else is at.
 

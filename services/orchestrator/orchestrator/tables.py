@@ -233,6 +233,7 @@ ERASURES: Final = Table(
         name="ended_with_a_receipt",
     ),
     Index("ix_erasures_page", "requested_at", "id"),
+    Index("ix_erasures_uploads", "uploads", postgresql_using="gin"),
     Index("ix_erasures_open", "requested_at", postgresql_where=text("ended_at IS NULL")),
 )
 

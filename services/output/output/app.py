@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Final
 
 from fastapi import FastAPI
 
@@ -14,23 +15,25 @@ from output.accesses import Accesses
 from output.costs import Costs
 from output.documents import Documents
 from output.erasing import Erasing
-from output.handlers import SOURCE, Handlers
+from output.handlers import Handlers
 from output.listen import Bell, News
 from output.paper import templates
 from output.projection import Projection
 from output.settings import Settings
 from output.signing import SigningKeys
 from output.streams import Streams
-from output.tables import ANSWERS, INBOX
+from output.tables import ANSWERS, ERASED, INBOX
 from output.webhooks import api as webhooks
 from output.webhooks.deliverer import Deliverer
 from runtime import inbox, outside, postgres, service
 from runtime.idempotency import Answers
 from runtime.objects import Objects
+from runtime.phases import Phases
 from runtime.sandbox import Sandbox
 from runtime.settle import consume_batches, subscribe
 
-BATCH = 400  # events a transaction: measured, 400 cost two thirds of the CPU that four times 100 do
+SOURCE: Final = "output"
+BATCH: Final = 400  # events a transaction: measured, 400 cost two thirds of the CPU that four times 100 do
 
 
 @contextlib.asynccontextmanager
@@ -62,9 +65,10 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]
             projection = Projection(engine, settings.public_url, keys.current)
-            handlers = Handlers(nc.jetstream(), objects, sandbox)
+            phases = Phases(SOURCE, nc.jetstream(), engine, ERASED, objects)
+            handlers = Handlers(phases, objects, sandbox)
             subscribe(broker, topology.consumer("output-render"), handlers.render, workers=settings.render_workers)
-            documents = Documents(nc.jetstream(), objects, papers, templates.load(settings.templates_dir))
+            documents = Documents(phases, objects, papers, templates.load(settings.templates_dir))
             subscribe(broker, topology.consumer("output-assemble"), documents.assemble, workers=1)
             subscribe(broker, topology.consumer("output-deliver"), documents.deliver, workers=1)
             app.state.accesses = Accesses(nc.jetstream())

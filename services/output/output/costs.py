@@ -14,12 +14,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import exists, func, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.costs import CostNoted
 from output.tables import COSTS, ERASED, JOBS
+from runtime import erased
 
 CPU: Final = "cpu"  # of devices the one that is no GPU
 
@@ -78,12 +79,9 @@ class Costs:
     engine: AsyncEngine
 
     async def noted(self, cost: CostNoted) -> None:
-        """Write an epoch down, once. Nothing comes back of a job that was erased: an erasure waits here, or is over."""
+        """Write an epoch down, once, unless its job was erased."""
         async with self.engine.begin() as conn:
-            await conn.execute(
-                select(JOBS.c.id).where(JOBS.c.id == cost.job_id).with_for_update(read=True, key_share=True)
-            )
-            if (await conn.execute(select(exists().where(ERASED.c.job_id == cost.job_id)))).scalar_one():
+            if await erased.among(conn, ERASED, [cost.job_id]):
                 return
             await conn.execute(insert(COSTS).values(**cost.model_dump()).on_conflict_do_nothing())
 

@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from contracts import documents
 from contracts.artifacts import Artifact, ObjectRef
 from contracts.documents import ReadPage, Sheet
-from contracts.errors import SafelightError, error
+from contracts.errors import error
 from contracts.ocr import Page
-from contracts.phases import PHASE_FAILED, PHASE_SUCCEEDED, Facts, PhaseFailed, PhaseSucceeded, RunPhase
+from contracts.phases import Facts, RunPhase
 from output.paper import Delivered
-from runtime import clock, logs
 from runtime.objects import Objects
-from runtime.outbox import Outgoing, outgoing, publish
+from runtime.phases import Phases, Result, left_s
 from runtime.sandbox import Sandbox
 
-if TYPE_CHECKING:
-    from nats.js import JetStreamContext
-
-SOURCE: Final = "output"
 ASSEMBLER: Final = "assemble@1"
 DELIVERER: Final = "deliver.pikepdf@1"
 DOCUMENT: Final = "document.json"
@@ -37,10 +32,7 @@ PDF: Final = "application/pdf"
 PAGE_BYTES_MAX: Final = 16 * 2**20  # as JSON: 50,000 characters as words with places are 10 MB
 DOCUMENT_BYTES_MAX: Final = 192 * 2**20  # 500 dense pages of 3,000 characters are 150 MB; usual ones a tenth
 PICTURES_BYTES_MAX: Final = 256 * 2**20  # 500 pages of A4 in grey at 200 dpi are 100 MB
-log = logs.get()
 _SHEETS: Final = TypeAdapter(list[Sheet])
-
-Result = tuple[list[Artifact], Facts]
 
 
 @dataclass(slots=True)
@@ -104,23 +96,23 @@ class _Stream:
 
 
 class Documents:
-    """Stateless: keys and ids are the attempt's, so a redelivered command writes the same again."""
+    """Stateless."""
 
     def __init__(
-        self, js: JetStreamContext, objects: Objects, sandbox: Sandbox, templates: Mapping[str, Mapping[str, Any]]
+        self, phases: Phases, objects: Objects, sandbox: Sandbox, templates: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        self._js = js
+        self._phases = phases
         self._objects = objects
         self._sandbox = sandbox
         self._templates = templates
 
     async def assemble(self, command: RunPhase) -> None:
-        """One document of all pages. Every error becomes the outcome."""
-        await publish(self._js, [await self._outcome(command, ASSEMBLER, self._assembled)])
+        """One document of all pages. Raises what `Phases.answer` does."""
+        await self._phases.answer(command, ASSEMBLER, self._assembled)
 
     async def deliver(self, command: RunPhase) -> None:
-        """Every form of the document. Every error becomes the outcome."""
-        await publish(self._js, [await self._outcome(command, DELIVERER, self._delivered)])
+        """Every form of the document. Raises what `Phases.answer` does."""
+        await self._phases.answer(command, DELIVERER, self._delivered)
 
     async def _assembled(self, command: RunPhase) -> Result:
         sheets = _SHEETS.validate_python(command.parameters.get("pages"))
@@ -178,10 +170,9 @@ class Documents:
             whole = await self._objects.get_checked(original.key, original.sha256)
         else:
             pictures = await self._pictures(by_item(command.inputs, "image.jpg"))
-        left_s = (command.deadline - clock.now()).total_seconds()
-        if left_s <= 0:
-            raise error("PHASE_DEADLINE")
-        found: Delivered = await self._sandbox.run(left_s, "output.paper:deliver", data, whole, pictures, template)
+        found: Delivered = await self._sandbox.run(
+            left_s(command), "output.paper:deliver", data, whole, pictures, template
+        )
         artifacts = []
         for made in found.made:
             key = f"{command.prefix}/{made.name}"
@@ -200,25 +191,6 @@ class Documents:
         if not isinstance(name, str) or name not in self._templates:
             raise error("TEMPLATE_UNKNOWN", f"There are {', '.join(sorted(self._templates))}.")
         return self._templates[name]
-
-    async def _outcome(self, command: RunPhase, engine: str, work: Callable[[RunPhase], Awaitable[Result]]) -> Outgoing:
-        started_at = clock.now()
-        about = command.model_dump(include={"job_id", "phase", "item", "attempt"})
-        outcome_id = f"{command.key}.outcome"
-        try:
-            if command.deadline <= started_at:
-                raise error("PHASE_DEADLINE")
-            artifacts, facts = await work(command)
-        except Exception as problem:
-            known = problem if isinstance(problem, SafelightError) else error("INTERNAL", type(problem).__name__)
-            # No traceback: what a page says may stand in the words of an error that nobody foresaw.
-            log.warning("document.failed", code=known.code, error=type(problem).__name__)
-            ended = {"code": known.code, "detail": known.detail, "started_at": started_at, "ended_at": clock.now()}
-            failed = PhaseFailed(**about, **ended)
-            return outgoing(PHASE_FAILED, failed, message_id=outcome_id, key=command.key, source=SOURCE)
-        told = {"artifacts": artifacts, "facts": facts, "engine": engine}
-        done = PhaseSucceeded(**about, **told, started_at=started_at, ended_at=clock.now())
-        return outgoing(PHASE_SUCCEEDED, done, message_id=outcome_id, key=command.key, source=SOURCE)
 
 
 def by_item(inputs: Mapping[str, ObjectRef], name: str) -> dict[str, ObjectRef]:

@@ -1,7 +1,6 @@
 """Erasure in this room: the objects of a job's phases, whichever room wrote them, and every row about the job.
 
-Objects go first: a crash in between finds them gone, and goes on with the rows. What an event tells later of a job
-that was erased is not projected: `erased` remembers its id for as long as the broker may hold such an event.
+Objects go before rows: a crash in between finds them gone, and goes on with the rows.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import delete, func, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.erasures import ERASURE_DONE, ErasureRequested, done
 from output.tables import ATTEMPTS, COSTS, DELIVERIES, ERASED, EVENTS, JOBS, LINKS, PHASES
-from runtime import clock, logs
+from runtime import clock, erased, logs
 from runtime.objects import Objects
 from runtime.outbox import outgoing, publish
 
@@ -36,31 +34,31 @@ class Erasing:
 
     async def erase(self, request: ErasureRequested) -> None:
         """Erase, and tell. Doing it again erases nothing more and tells the same message."""
-        erased = {"objects": sum([await self.objects.remove_all(f"jobs/{job}/") for job in request.jobs])}
+        await erased.remember(self.engine, ERASED, request.jobs)
+        gone = {"objects": sum([await self.objects.remove_all(f"jobs/{job}/") for job in request.jobs])}
         async with self.engine.begin() as conn:
-            known = [{"job_id": job} for job in request.jobs]
-            await conn.execute(insert(ERASED).on_conflict_do_nothing(), known)
             bodies = [f"%{job}%" for job in request.jobs]
             for table, column in (
                 (EVENTS, EVENTS.c.job_id),
                 (LINKS, LINKS.c.job_id),
                 (PHASES, PHASES.c.job_id),
                 (JOBS, JOBS.c.id),
-                (COSTS, COSTS.c.job_id),  # behind the job: a cost that is being written down holds that
+                (COSTS, COSTS.c.job_id),
             ):
-                gone = await conn.execute(delete(table).where(column.in_(request.jobs)))
-                erased[f"rows.{table.name}"] = gone.rowcount
+                gone[f"rows.{table.name}"] = (
+                    await conn.execute(delete(table).where(column.in_(request.jobs)))
+                ).rowcount
             of_a_job = DELIVERIES.c.body.like(func.any(bodies))
             tried = (ATTEMPTS.c.webhook_id, ATTEMPTS.c.message_id)
             of_them = select(DELIVERIES.c.webhook_id, DELIVERIES.c.message_id).where(of_a_job)
             await conn.execute(delete(ATTEMPTS).where(tuple_(*tried).in_(of_them)))
-            erased["rows.deliveries"] = (await conn.execute(delete(DELIVERIES).where(of_a_job))).rowcount
+            gone["rows.deliveries"] = (await conn.execute(delete(DELIVERIES).where(of_a_job))).rowcount
             if request.batch:
                 of_it = (EVENTS.c.batch_id == request.batch) & (EVENTS.c.tenant == request.tenant)
-                erased["rows.events"] += (await conn.execute(delete(EVENTS).where(of_it))).rowcount
+                gone["rows.events"] += (await conn.execute(delete(EVENTS).where(of_it))).rowcount
                 to_it = (LINKS.c.batch_id == request.batch) & (LINKS.c.tenant == request.tenant)
-                erased["rows.links"] += (await conn.execute(delete(LINKS).where(to_it))).rowcount
-        id_, answer = done(request, ROOM, erased, {}, clock.now())
+                gone["rows.links"] += (await conn.execute(delete(LINKS).where(to_it))).rowcount
+        id_, answer = done(request, ROOM, gone, {}, clock.now())
         told = outgoing(ERASURE_DONE, answer, message_id=id_, key=str(request.erasure_id), source=ROOM)
         await publish(self.js, [told])
         log.info("erasure.done", erasure=str(request.erasure_id), part=request.part)

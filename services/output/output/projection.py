@@ -23,11 +23,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.errors import error
 from contracts.message import Message
 from output.picture import AS_STORED, CHANNELS, JobRow, PhaseRow, Picture, keys_of
-from output.tables import INBOX
+from output.tables import ERASED, INBOX
 from output.webhooks import telling
 from output.webhooks.events import BATCHES, TOLD
 from output.webhooks.telling import Told
-from runtime import postgres, telemetry
+from runtime import erased, postgres, telemetry
 from runtime.settle import Delivery
 
 NOTIFY: Final = "output_events"  # payload: ids of jobs and batches, 32 hexadecimal digits each
@@ -111,13 +111,14 @@ class Projection:
         async with postgres.transaction(self.engine) as conn:
             fresh = {row[0] for row in await conn.fetch(_TAKE_IN, [delivery.message_id for delivery, _ in read])}
             of_jobs = [(delivery, event) for delivery, event in read if delivery.subject in CHANNELS]
+            gone = await erased.among(conn, ERASED, [event.job_id for _, event in of_jobs])
+            of_jobs = [(delivery, event) for delivery, event in of_jobs if event.job_id not in gone]
             pictures = await _load(conn, [event for _, event in of_jobs])
-            erased = await _erased(conn, pictures)
             known = {id_ for id_, picture in pictures.items() if picture.job}
             news: list[tuple[Any, bytes]] = []
             told: list[Told] = []
             for delivery, event in of_jobs:
-                if delivery.message_id not in fresh or event.job_id in erased:
+                if delivery.message_id not in fresh:
                     continue
                 fresh.discard(delivery.message_id)  # twice in one batch is still once
                 trace_id = telemetry.trace_id(delivery.traceparent)
@@ -222,14 +223,6 @@ _TELL: Final = (
 _JOB_VALUES: Final = attrgetter(*_JOB)
 _MOVING_VALUES: Final = attrgetter(*_MOVING)
 _PHASE_VALUES: Final = attrgetter(*list(_PHASE)[1:])
-
-
-async def _erased(conn: asyncpg.Connection, pictures: Mapping[UUID, Picture]) -> set[UUID]:
-    """Of the jobs that are not known those that were: somebody had them erased."""
-    unknown = [id_ for id_, picture in pictures.items() if not picture.job]
-    if not unknown:
-        return set()
-    return {row[0] for row in await conn.fetch("SELECT job_id FROM output.erased WHERE job_id = ANY($1)", unknown)}
 
 
 async def _insert_jobs(conn: asyncpg.Connection, rows: Sequence[JobRow]) -> None:

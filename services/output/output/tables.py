@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from runtime.erased import erased_table
 from runtime.idempotency import answers_table
 from runtime.inbox import inbox_table
 from runtime.postgres import schema_metadata
@@ -179,13 +180,6 @@ ATTEMPTS: Final = Table(
     Index(None, "at"),
 )
 
-ERASED: Final = Table(
-    "erased",  # jobs whose late events are not projected any more
-    METADATA,
-    Column("job_id", Uuid, primary_key=True),
-    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-)
-
 LINKS: Final = Table(
     "links",  # to an artifact, or to a ZIP of a batch: whoever has one needs no key
     METADATA,
@@ -226,4 +220,5 @@ COSTS: Final = Table(
 )
 
 INBOX: Final = inbox_table(METADATA)
+ERASED: Final = erased_table(METADATA)
 ANSWERS: Final = answers_table(METADATA)
