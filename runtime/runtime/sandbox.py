@@ -12,6 +12,7 @@ import multiprocessing
 import resource
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from typing import Any, Final
 
@@ -51,9 +52,11 @@ class Sandbox:
         """
         async with self._slots:
             self._running += 1
-            future = self._ready_pool().schedule(_call, args=(function, *args), timeout=deadline_s)
             try:
-                return await asyncio.wrap_future(future)
+                try:
+                    return await self._called(deadline_s, function, *args)
+                except BrokenProcessPool:
+                    return await self._called(deadline_s, function, *args)
             except TimeoutError as problem:
                 raise error("DECODE_LIMIT", f"stopped after {deadline_s:g} s") from problem
             except MemoryError as problem:
@@ -65,10 +68,15 @@ class Sandbox:
                 if not self._running:
                     self._rest = asyncio.get_running_loop().call_later(self._idle_s, self.close)
 
+    async def _called(self, deadline_s: float, *call: object) -> Any:
+        return await asyncio.wrap_future(self._ready_pool().schedule(_call, args=call, timeout=deadline_s))
+
     def _ready_pool(self) -> ProcessPool:
         if self._rest:
             self._rest.cancel()
             self._rest = None
+        if self._pool and not self._pool.active:  # a child that dies while none has work takes the pool with it
+            self.close()
         if self._pool is None:
             self._pool = ProcessPool(
                 max_workers=self._workers,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
 
 from contracts.errors import SafelightError
 from runtime.sandbox import Sandbox
+from tests.integration.conftest import until
 
 HOSTILE = "tests.integration.hostile"
 
@@ -49,14 +50,25 @@ async def test_hostile_children(sandbox: Sandbox, function: str, deadline_s: flo
 
 
 async def test_an_idle_sandbox_lets_its_children_go_and_starts_new_ones(sandbox: Sandbox) -> None:
-    server = psutil.Process(await sandbox.run(10, f"{HOSTILE}:parent"))  # children of both are forked from it
+    server = psutil.Process(await sandbox.run(10, f"{HOSTILE}:parent"))  # of the children of all sandboxes
+    sandbox.close()
+    others = set(server.children())
     resting = Sandbox(workers=2, memory_bytes=2 * 1024**3, idle_s=0.05)
-    others = 2  # the workers of the sandbox that the other tests share
     assert await resting.run(10, f"{HOSTILE}:double", 1) == 2
-    for _ in range(500):
-        if len(server.children()) <= others:
-            break
-        await asyncio.sleep(0.02)
-    assert len(server.children()) <= others
+    await until(lambda: set(server.children()) <= others)
     assert await resting.run(10, f"{HOSTILE}:double", 2) == 4
     resting.close()
+
+
+async def test_children_that_are_killed_while_they_wait_cost_no_call(sandbox: Sandbox) -> None:
+    server = psutil.Process(await sandbox.run(10, f"{HOSTILE}:parent"))
+    for noticed in (False, True):
+        children = await until(server.children)
+        for child in children:
+            with suppress(psutil.NoSuchProcess):  # one that has done its call ends by itself
+                child.kill()
+        gone, _ = psutil.wait_procs(children, timeout=10)
+        assert len(gone) == len(children)
+        if noticed:
+            await until(lambda: sandbox._pool is not None and not sandbox._pool.active)
+        assert await sandbox.run(10, f"{HOSTILE}:double", 1) == 2
