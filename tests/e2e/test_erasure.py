@@ -41,7 +41,7 @@ async def ended(stack: Stack, id_: str) -> dict[str, Any]:
         return found.get("state") == "succeeded"
 
     try:
-        await until(done, 60)
+        await until(done, 180)  # a killed room, its lease, and the pauses between tries
     except AssertionError as problem:
         raise AssertionError(json.dumps(found)) from problem
     return found
