@@ -202,7 +202,7 @@ async def test_all_about_a_subject_is_found_without_its_name_being_kept(stack: S
     assert (await stack.job(his["id"]))["status"] == "succeeded"
 
 
-@pytest.mark.parametrize("at", ["analyze", "style", "crop", "variants"])
+@pytest.mark.parametrize("at", ["analyze", "style", "variants"])  # a phase of each room
 async def test_what_is_at_work_is_stopped_and_a_crash_amid_it_changes_nothing(
     stack: Stack, samples: dict[str, Path], at: str
 ) -> None:
