@@ -1027,3 +1027,15 @@ async def test_a_call_that_is_still_out_is_waited_for(desk: Desk) -> None:
     await desk.over(given)
     await erasing(desk).erase(erasure(given))
     assert await named(desk, given) == set()
+
+
+async def test_a_call_that_made_a_style_stays_with_it_and_is_told_as_kept(desk: Desk) -> None:
+    bridge = await desk.runs(Scripted(answer=succeeded))
+    given = await desk.written(bridge)
+    [artifact] = (await outcome(desk.nc, given)).body["artifacts"]
+    await desk.do("UPDATE gpu_bridge.calls SET function = 'style.train'")
+    asked = erasure(given)
+    await erasing(desk).erase(asked)
+    [answer] = [one for one in await told(desk.nc, str(asked.erasure_id)) if one.subject == "evt.erasure.v1.done"]
+    assert (answer.body["kept"], answer.body["erased"]["rows.commands"]) == ({"calls": 1}, 1)
+    assert await desk.objects.size(artifact["key"])
