@@ -32,9 +32,14 @@ def erased_table(metadata: MetaData) -> Table:
 async def remember(engine: AsyncEngine, table: Table, jobs: Sequence[UUID]) -> None:
     """Mark jobs as erased, when nobody is between `among` and its commit. Doing it again changes nothing."""
     async with engine.begin() as conn:
-        await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(table.fullname, 0))))
+        await alone(conn, table)
         rows = [{"job_id": job} for job in jobs]
         await conn.execute(insert(table).on_conflict_do_nothing(), rows)
+
+
+async def alone(conn: AsyncConnection, table: Table) -> None:
+    """Wait until nobody is between `among` and its commit; nobody comes there until the caller has committed."""
+    await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(table.fullname, 0))))
 
 
 async def among(conn: AsyncConnection | asyncpg.Connection, table: Table, jobs: Sequence[UUID]) -> set[UUID]:

@@ -358,7 +358,7 @@ class Desk:
             await conn.execute(text(statement), values)
 
     async def clean(self) -> None:
-        for table in ("outbox", "epochs", "commands", "calls", "bridges", "providers", "batches"):
+        for table in ("outbox", "epochs", "commands", "calls", "leftovers", "bridges", "providers", "batches"):
             await self.do(f"DELETE FROM gpu_bridge.{table}")
 
 

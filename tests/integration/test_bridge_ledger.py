@@ -46,6 +46,7 @@ from tests.integration.ledger_desk import (
     succeeded,
     tells,
     with_item,
+    write,
     wrote,
 )
 from tests.integration.provider_conformance import INVERSE
@@ -1039,3 +1040,30 @@ async def test_a_call_that_made_a_style_stays_with_it_and_is_told_as_kept(desk: 
     [answer] = [one for one in await told(desk.nc, str(asked.erasure_id)) if one.subject == "evt.erasure.v1.done"]
     assert (answer.body["kept"], answer.body["erased"]["rows.commands"]) == ({"calls": 1}, 1)
     assert await desk.objects.size(artifact["key"])
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["gone", "asked for anew"])
+async def test_what_a_provider_that_hung_writes_late_is_deleted_once_its_links_are_dead(desk: Desk, anew: bool) -> None:
+    near = Scripted()
+    bridge = await desk.runs(near)
+    given = await desk.written(bridge)
+    [item] = (await submitted(near)).items
+    row = await desk.stands(given, State.RUNNING)
+    near.cancel_fails = error("PROVIDER_UNAVAILABLE")  # whether it has stopped, it does not say
+    await stops(desk, given)
+    bridge.watcher.stop(row.key)
+    await desk.over(given)
+    await erasing(desk).erase(erasure(given))
+    near.answer = succeeded
+    if anew:
+        other = given.model_copy(update={"job_id": uuid4()})
+        await desk.follows(bridge, other)
+        await outcome(desk.nc, other)
+    await write(item)  # it was never over
+    [key] = [target.key for target in item.outputs.values()]
+    assert await erasing(desk).sweep() == 0
+    assert await desk.objects.size(key)
+    await desk.do("UPDATE gpu_bridge.leftovers SET after = now()")
+    assert await erasing(desk).sweep() == 1
+    assert (await desk.objects.size(key) is not None) == anew
+    assert await erasing(desk).sweep() == 0

@@ -80,6 +80,7 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
             arrived = asyncio.Event()
             watcher = Watcher(ledger, marks, vendors, js, arrived)
             submitter = Submitter(ledger, marks, vendors, watcher, arrived, settings.calls_in_flight_max)
+            erasing = Erasing(js, engine, objects)
             handlers = Handlers(ledger, marks, vendors, arrived, watcher.stop)
             app.state.answers = Answers(engine, ANSWERS)
             app.state.checks += [partial(postgres.check, engine), objects.check]
@@ -90,12 +91,13 @@ async def compose(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
                 consume_batches(nc, topology.consumer("gpu-bridge-calls"), handlers.commands),
                 consume_batches(nc, topology.consumer("gpu-bridge-stops"), handlers.stops),
                 consume_batches(nc, topology.consumer("gpu-bridge-uploads"), handlers.uploads),
-                consume_batches(nc, topology.consumer("gpu-bridge-erasures"), Erasing(js, engine, objects).heard),
+                consume_batches(nc, topology.consumer("gpu-bridge-erasures"), erasing.heard),
                 vendors.feel_forever(),
                 submitter.run_forever(),
                 watcher.run_forever(),
                 watcher.keep_forever(),
                 ledger.outbox.sweep_forever(),
+                erasing.sweep_forever(),
             ):
                 yield
     finally:

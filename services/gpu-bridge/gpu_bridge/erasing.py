@@ -2,22 +2,28 @@
 
 A call that another job follows too is kept, and goes with the last of them; one that makes a style stays with the
 style. A call that is still out is waited for: its jobs are over, so it was asked to stop.
+
+A provider that hangs may never be seen to be over, and write when we have long let go. So what lies in an erased call's
+place is deleted once more when every link is dead.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import delete, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.erasures import ERASURE_DONE, ErasureRequested, done
 from contracts.errors import error
 from gpu_bridge.call import State
-from gpu_bridge.tables import BATCHES, CALLS, COMMANDS, EPOCHS, ERASED
+from gpu_bridge.tables import BATCHES, CALLS, COMMANDS, EPOCHS, ERASED, LEFTOVERS
 from runtime import clock, erased, logs
 from runtime.objects import Objects
 from runtime.outbox import outgoing, publish
@@ -30,6 +36,9 @@ ROOM: Final = "gpu-bridge"
 _STYLES: Final = ("style.train", "style.import")
 # Of a command's key, job.phase[.item].attempt; no parameters in it, or its index is not used.
 _JOB: Final = func.split_part(COMMANDS.c.key, literal_column("'.'"), literal_column("1"))
+LINKS_LIVE_MAX: Final = timedelta(days=2)  # from the submission on: the longest work in the largest batch ends before
+SWEPT_MAX: Final = 100
+SWEEP_EVERY_S: Final = 60.0
 log = logs.get()
 
 
@@ -68,6 +77,33 @@ class Erasing:
         await publish(self.js, [told])
         log.info("erasure.done", erasure=str(request.erasure_id), part=request.part)
 
+    async def sweep(self) -> int:
+        """Delete what was written of erased calls after all. Returns in how many places it looked."""
+        due = select(LEFTOVERS.c.key).where(LEFTOVERS.c.after <= clock.now()).limit(SWEPT_MAX)
+        async with self.engine.connect() as conn:
+            keys = list((await conn.execute(due)).scalars())
+        for key in keys:
+            async with self.engine.begin() as conn:
+                await erased.alone(conn, ERASED)  # no command makes this call anew meanwhile
+                mine = delete(LEFTOVERS).where(LEFTOVERS.c.key == key).returning(LEFTOVERS.c.tenant)
+                tenant = (await conn.execute(mine)).scalar_one_or_none()
+                anew = (await conn.execute(select(CALLS.c.key).where(CALLS.c.key == key))).first()
+                if tenant is None or anew:  # another replica was first; or the place is somebody else's now
+                    continue
+                if objects := await self.objects.remove_all(_place(tenant, key)):
+                    log.warning("erasure.written_late", call=key, objects=objects)
+        return len(keys)
+
+    async def sweep_forever(self) -> None:
+        """At a calm pace, until cancelled."""
+        while True:
+            try:
+                while await self.sweep():
+                    pass
+            except Exception as problem:
+                log.warning("erasure.sweep_failed", error=type(problem).__name__)
+            await asyncio.sleep(SWEEP_EVERY_S)
+
     async def _keep_or_forget(self, conn: AsyncConnection, key: str, jobs: Sequence[str], gone: Counter[str]) -> bool:
         """Let a call go, objects first, and count what is gone; or take these jobs out of it. Whether it is kept."""
         locked = select(CALLS.c.tenant, CALLS.c.function).where(CALLS.c.key == key).with_for_update()
@@ -84,10 +120,18 @@ class Erasing:
             return True
         if call.function in _STYLES:
             return True
-        gone["objects"] += await self.objects.remove_all(f"calls/{call.tenant}/{key}/")
+        gone["objects"] += await self.objects.remove_all(_place(call.tenant, key))
+        bought = (await conn.execute(select(func.max(EPOCHS.c.spawned_at)).where(EPOCHS.c.call == key))).scalar_one()
+        if bought is not None:
+            left = insert(LEFTOVERS).values(key=key, tenant=call.tenant, after=bought + LINKS_LIVE_MAX)
+            await conn.execute(left.on_conflict_do_update(index_elements=["key"], set_={"after": left.excluded.after}))
         for table, of_it in ((COMMANDS, theirs), (EPOCHS, EPOCHS.c.call == key), (CALLS, CALLS.c.key == key)):
             gone[f"rows.{table.name}"] += (await conn.execute(delete(table).where(of_it))).rowcount
         return False
+
+
+def _place(tenant: str, key: str) -> str:
+    return f"calls/{tenant}/{key}/"
 
 
 async def _followed(conn: AsyncConnection, jobs: Sequence[str]) -> list[str]:

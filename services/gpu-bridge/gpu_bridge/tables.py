@@ -126,6 +126,15 @@ PROVIDERS: Final = Table(
     CheckConstraint("mode IN ('working', 'paused', 'draining')", name="mode_known"),
 )
 
+LEFTOVERS: Final = Table(
+    "leftovers",  # calls that were erased, and when no link is alive any more by which a provider could write of them
+    METADATA,
+    Column("key", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("after", DateTime(timezone=True), nullable=False),
+    Index(None, "after"),
+)
+
 BATCHES: Final = Table(
     "batches",
     METADATA,

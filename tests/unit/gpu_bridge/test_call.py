@@ -31,7 +31,8 @@ from gpu_bridge.call import (
     overdue,
     shown,
 )
-from gpu_bridge.catalog import Clocks, function_named
+from gpu_bridge.catalog import FUNCTIONS, Clocks, Function, function_named
+from gpu_bridge.erasing import LINKS_LIVE_MAX
 
 STYLE = function_named("style.apply")
 T = datetime(2026, 1, 1, tzinfo=UTC)
@@ -262,6 +263,12 @@ def test_whatever_happens_a_clock_runs_out(
 )
 def test_a_submission_ends_by_itself(calls: int, deadline: float, ends: float) -> None:
     assert must_end_by(CLOCKS, calls, s(deadline), T) == s(ends)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
+def test_no_link_outlives_the_time_after_which_what_was_erased_is_looked_after_once_more(function: Function) -> None:
+    largest = 64  # of `Limits.batch`
+    assert must_end_by(function.clocks, largest, T + timedelta(days=365), T) < T + LINKS_LIVE_MAX
 
 
 # -- what is kept -----------------------------------------------------------------------------------
