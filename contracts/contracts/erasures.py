@@ -33,6 +33,11 @@ class ErasureRequested(Message):
     uploads: list[UUID]
     batch: UUID | None = None
 
+    @property
+    def ids(self) -> list[UUID]:
+        """What a room remembers as erased."""
+        return [*self.jobs, *([self.batch] if self.batch else [])]
+
 
 class ErasureDone(Message):
     """A room has nothing of them any more. `erased` counts by kind: `rows.jobs`, `objects`.

@@ -1,8 +1,8 @@
-"""Jobs that were erased: a room remembers their ids, so that what comes late brings nothing of them back.
+"""What was erased, jobs and batches: a room remembers the ids, so that what comes late brings nothing of them back.
 
-An erasure marks its jobs first, then deletes. Who is late finds the mark, or is found:
+An erasure marks its ids first, then deletes. Who is late finds the mark, or is found:
 
-    writes rows       asks in its own transaction (`among`). That keeps the door until it commits, so that jobs are
+    writes rows       asks in its own transaction (`among`). That keeps the door until it commits, so that ids are
                       marked before it asks, or after all that it wrote can be seen
     writes objects    asks once they are written (`has`), and deletes them again itself: what was there before the
                       mark, the erasure finds
@@ -20,21 +20,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 
 def erased_table(metadata: MetaData) -> Table:
-    """The erased jobs that one service's schema remembers."""
+    """The ids that one service's schema remembers."""
     return Table(
         "erased",
         metadata,
-        Column("job_id", Uuid, primary_key=True),
+        Column("id", Uuid, primary_key=True),
         Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     )
 
 
-async def remember(engine: AsyncEngine, table: Table, jobs: Sequence[UUID]) -> None:
-    """Mark jobs as erased, when nobody is between `among` and its commit. Doing it again changes nothing."""
+async def remember(engine: AsyncEngine, table: Table, ids: Sequence[UUID]) -> None:
+    """Mark them as erased, when nobody is between `among` and its commit. Doing it again changes nothing."""
     async with engine.begin() as conn:
         await alone(conn, table)
-        rows = [{"job_id": job} for job in jobs]
-        await conn.execute(insert(table).on_conflict_do_nothing(), rows)
+        await conn.execute(insert(table).on_conflict_do_nothing(), [{"id": id_} for id_ in ids])
 
 
 async def alone(conn: AsyncConnection, table: Table) -> None:
@@ -42,18 +41,18 @@ async def alone(conn: AsyncConnection, table: Table) -> None:
     await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(table.fullname, 0))))
 
 
-async def among(conn: AsyncConnection | asyncpg.Connection, table: Table, jobs: Sequence[UUID]) -> set[UUID]:
-    """Those of the jobs that were erased. No other one is marked before the caller's transaction is over."""
+async def among(conn: AsyncConnection | asyncpg.Connection, table: Table, ids: Sequence[UUID]) -> set[UUID]:
+    """Those of them that were erased. No other one is marked before the caller's transaction is over."""
     door = f"SELECT pg_advisory_xact_lock_shared(hashtextextended('{table.fullname}', 0))"
-    which = f"SELECT job_id FROM {table.fullname} WHERE job_id = ANY($1::uuid[])"
+    which = f"SELECT id FROM {table.fullname} WHERE id = ANY($1::uuid[])"
     if isinstance(conn, AsyncConnection):
         await conn.exec_driver_sql(door)
-        return {row[0] for row in await conn.exec_driver_sql(which, (list(jobs),))}
+        return {row[0] for row in await conn.exec_driver_sql(which, (list(ids),))}
     await conn.execute(door)
-    return {row[0] for row in await conn.fetch(which, list(jobs))}
+    return {row[0] for row in await conn.fetch(which, list(ids))}
 
 
-async def has(engine: AsyncEngine, table: Table, job: UUID) -> bool:
-    """Whether a job was erased."""
+async def has(engine: AsyncEngine, table: Table, id_: UUID) -> bool:
+    """Whether it was erased."""
     async with engine.connect() as conn:
-        return bool((await conn.execute(select(exists().where(table.c.job_id == job)))).scalar_one())
+        return bool((await conn.execute(select(exists().where(table.c.id == id_)))).scalar_one())

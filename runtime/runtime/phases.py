@@ -50,7 +50,7 @@ class Phases:
     objects: Objects
 
     async def answer(self, command: RunPhase, engine: str, work: Work) -> None:
-        """Do the work and tell how it ended; `engine` names what does it.
+        """Do the work and tell how it ended, whatever the work raises; `engine` names what does it.
 
         Raises:
             Transient: DATABASE_UNAVAILABLE, STORAGE_UNAVAILABLE, BROKER_UNAVAILABLE; then settle delivers it again.

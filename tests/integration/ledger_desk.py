@@ -26,7 +26,7 @@ from contracts.envelope import (
     StoredOutput,
     Usage,
 )
-from contracts.phases import RunPhase
+from contracts.phases import RunPhase, StopPhase
 from gpu_bridge import policy, terms
 from gpu_bridge.call import State
 from gpu_bridge.catalog import FUNCTIONS, Clocks, Function
@@ -370,7 +370,7 @@ def replace_price(price: Any, provider: str) -> Any:
 class Brought:
     """A command as the broker hands it over."""
 
-    command: RunPhase
+    command: RunPhase | StopPhase
     subject: str
     traceparent: str | None = None
 

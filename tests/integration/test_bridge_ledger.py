@@ -1011,7 +1011,7 @@ async def test_what_comes_after_an_erasure_is_neither_written_down_nor_bought(de
     await erasing(desk).erase(erasure(late))
     await desk.follows(bridge, late, spared)
     stop = StopPhase(job_id=late.job_id, phase=late.phase, attempt=late.attempt)
-    await bridge.handlers.stops([Brought(stop, "cmd.gpu.v1.stop")])  # type: ignore[arg-type, list-item]
+    await bridge.handlers.stops([Brought(stop, "cmd.gpu.v1.stop")])  # type: ignore[list-item]
     await outcome(desk.nc, spared)
     assert (await named(desk, late), await ends(desk, late), len(near.bodies)) == (set(), [], 1)
 

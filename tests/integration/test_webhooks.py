@@ -19,6 +19,8 @@ from sqlalchemy import text
 
 from contracts.batches import BATCH_CLOSED, BATCH_CREATED, BATCH_ENDED, BatchClosed, BatchCreated, BatchEnded
 from contracts.channel import Channel
+from contracts.erasures import ErasureRequested
+from output.erasing import Erasing
 from output.settings import Settings
 from runtime.outbox import Outgoing, outgoing, publish
 from tests.integration.conftest import SettingsOf, until
@@ -485,3 +487,23 @@ async def test_a_tenant_has_fifty_endpoints_at_most_even_when_it_asks_all_at_onc
     for answer in answers:
         if answer.status_code == 201:
             await output.stranger.delete(f"/v1/webhooks/{answer.json()['id']}")
+
+
+async def test_what_was_erased_is_in_no_delivery_and_what_is_told_of_it_late_is_told_to_nobody(
+    output: Output, there: Endpoints, nc: Client
+) -> None:
+    story, path = whole(), "/erased"
+    batch = batch_events(None, batch_id=uuid4())
+    async with endpoint(output, there.url(path)):
+        await project(output.engine, [*story.events[:1], *batch[:2]])
+        [closed] = await heard(there, path)
+        batch_id = UUID(closed.json()["data"]["batch_id"])
+        asked = {"erasure_id": uuid4(), "part": 1, "tenant": "demo", "uploads": []}
+        request = ErasureRequested.model_validate(asked | {"jobs": [story.job_id], "batch": batch_id})
+        await Erasing(nc.jetstream(), output.engine, output.objects).erase(request)
+        await project(output.engine, [*story.events[1:], *batch[2:]])
+        async with output.engine.connect() as conn:
+            for table in ("jobs", "phases", "events", "deliveries"):
+                rows = text(f"SELECT count(*) FROM output.{table} AS t WHERE t::text LIKE ANY(:ids)")
+                found = await conn.execute(rows, {"ids": [f"%{story.job_id}%", f"%{batch_id}%"]})
+                assert found.scalar_one() == 0, table

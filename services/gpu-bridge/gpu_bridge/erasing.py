@@ -60,7 +60,7 @@ class Erasing:
 
         Raises PROVIDER_UNAVAILABLE while a provider still works for one of the jobs: it is tried again later.
         """
-        await erased.remember(self.engine, ERASED, request.jobs)
+        await erased.remember(self.engine, ERASED, request.ids)
         jobs = [str(job) for job in request.jobs]
         async with self.engine.connect() as conn:
             calls = await _followed(conn, jobs)

@@ -134,8 +134,8 @@ class Handlers:
         """
         received = [UploadReceived.model_validate_json(delivery.body) for delivery in deliveries]
         async with self.ledger.engine.begin() as conn:
-            late = await erased.among(conn, ERASED, [upload.job_id for upload in received])
-            batches = {one.batch_id for one in received if one.batch_id is not None and one.job_id not in late}
+            batches = {upload.batch_id for upload in received if upload.batch_id is not None}
+            batches -= await erased.among(conn, ERASED, list(batches))
             fresh = [batch for batch in sorted(batches) if await store.expect(conn, batch)]
         if fresh:
             log.info("batch.expected", batches=len(fresh))

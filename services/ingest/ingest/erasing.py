@@ -40,7 +40,7 @@ class Erasing:
     async def erase(self, request: ErasureRequested) -> None:
         """Erase, and tell. Doing it again erases nothing more and tells the same message."""
         keys = [str(upload) for upload in request.uploads]
-        await erased.remember(self.engine, ERASED, request.jobs)
+        await erased.remember(self.engine, ERASED, request.ids)
         shredded = sum([await self.objects.vault.destroy(key) for key in keys])  # first: what is sealed is gone with it
         folders = [folder for upload in request.uploads for folder in (key_of(upload), f"{FOLDER}{upload}")]
         folders += [f"jobs/{job}/" for job in request.jobs]

@@ -34,10 +34,9 @@ class Erasing:
 
     async def erase(self, request: ErasureRequested) -> None:
         """Erase, and tell. Doing it again erases nothing more and tells the same message."""
-        await erased.remember(self.engine, ERASED, request.jobs)
+        await erased.remember(self.engine, ERASED, request.ids)
         gone = {"objects": sum([await self.objects.remove_all(f"jobs/{job}/") for job in request.jobs])}
         async with self.engine.begin() as conn:
-            bodies = [f"%{job}%" for job in request.jobs]
             for table, column in (
                 (EVENTS, EVENTS.c.job_id),
                 (LINKS, LINKS.c.job_id),
@@ -48,11 +47,12 @@ class Erasing:
                 gone[f"rows.{table.name}"] = (
                     await conn.execute(delete(table).where(column.in_(request.jobs)))
                 ).rowcount
-            of_a_job = DELIVERIES.c.body.like(func.any(bodies))
+            bodies = [f"%{id_}%" for id_ in request.ids]
+            about = DELIVERIES.c.body.like(func.any(bodies))
             tried = (ATTEMPTS.c.webhook_id, ATTEMPTS.c.message_id)
-            of_them = select(DELIVERIES.c.webhook_id, DELIVERIES.c.message_id).where(of_a_job)
+            of_them = select(DELIVERIES.c.webhook_id, DELIVERIES.c.message_id).where(about)
             await conn.execute(delete(ATTEMPTS).where(tuple_(*tried).in_(of_them)))
-            gone["rows.deliveries"] = (await conn.execute(delete(DELIVERIES).where(of_a_job))).rowcount
+            gone["rows.deliveries"] = (await conn.execute(delete(DELIVERIES).where(about))).rowcount
             if request.batch:
                 of_it = (EVENTS.c.batch_id == request.batch) & (EVENTS.c.tenant == request.tenant)
                 gone["rows.events"] += (await conn.execute(delete(EVENTS).where(of_it))).rowcount

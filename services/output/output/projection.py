@@ -110,9 +110,9 @@ class Projection:
     async def _project(self, read: Sequence[tuple[Delivery, Any]]) -> None:
         async with postgres.transaction(self.engine) as conn:
             fresh = {row[0] for row in await conn.fetch(_TAKE_IN, [delivery.message_id for delivery, _ in read])}
+            gone = await erased.among(conn, ERASED, [_about(event) for _, event in read])
+            read = [(delivery, event) for delivery, event in read if _about(event) not in gone]
             of_jobs = [(delivery, event) for delivery, event in read if delivery.subject in CHANNELS]
-            gone = await erased.among(conn, ERASED, [event.job_id for _, event in of_jobs])
-            of_jobs = [(delivery, event) for delivery, event in of_jobs if event.job_id not in gone]
             pictures = await _load(conn, [event for _, event in of_jobs])
             known = {id_ for id_, picture in pictures.items() if picture.job}
             news: list[tuple[Any, bytes]] = []
@@ -158,6 +158,12 @@ def _read(delivery: Delivery) -> Any:
         raise error("MESSAGE_INVALID", f"no event comes on {delivery.subject}")
     event: Message = channel.message.model_validate_json(delivery.body)
     return event
+
+
+def _about(event: Any) -> UUID:
+    """The job, or of an event of a batch the batch."""
+    found: UUID = event.batch_id if event.TYPE.startswith("batch.") else event.job_id
+    return found
 
 
 # -- rows in ---------------------------------------------------------------------------------

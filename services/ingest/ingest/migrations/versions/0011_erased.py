@@ -1,4 +1,4 @@
-"""Jobs that were erased are remembered by id, so that what comes late brings nothing of them back."""
+"""What was erased is remembered by id, so that what comes late brings nothing of them back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ down_revision = "0010"
 def upgrade() -> None:
     op.create_table(
         "erased",
-        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_erased")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_erased")),
         schema="ingest",
     )
